@@ -1,0 +1,85 @@
+"""What the user asked and what comes back, in tokens. Plain frozen data; knows no HTTP and no engine.
+
+The same structs travel between processes (`common/wire.py`), so every field is msgpack-able.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+
+class FinishReason(str, Enum):
+    """Why a sequence ended. `ABORT` is told to nobody but logs: the client has gone."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+
+
+class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
+    """How to choose tokens. Already validated and complete: the front end fills in every default.
+
+    The noise of a draw is a pure function of (`seed`, position of the token), so a request that moves
+    to another instance draws there what it would have drawn here.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    min_p: float = 0.0
+    seed: int = 0  # any int64; the front end draws one when the client gave none
+    repetition_penalty: float = 1.0  # over prompt and output
+    presence_penalty: float = 0.0  # over output
+    frequency_penalty: float = 0.0  # over output
+    min_tokens: int = 0  # no EOS and no stop id before so many output tokens
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that must not be completed
+    allowed_token_ids: tuple[int, ...] = ()  # empty: all
+    logprobs: int | None = None  # None: off; 0: the chosen token's only; k: and the k best
+    prompt_logprobs: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
+    """One sequence to run. `output_token_ids` are tokens already emitted, by whoever ran it before:
+    the engine continues after them, with penalties, limits and noise as if it had emitted them."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    output_token_ids: tuple[int, ...] = ()
+    priority: int = 0  # lower runs first
+    cache_salt: str = ""  # requests share prefix blocks only within one salt
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities (natural, of the raw logits) at one position."""
+
+    logprob: float  # of the token itself
+    rank: int  # 1: the most likely
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), best first
+
+
+class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
+    """New tokens of one request after one engine step. The last event has `finish_reason`.
+
+    `index` is the output position of `token_ids[0]`: a receiver that has seen more drops what it knows.
+    """
+
+    request_id: str
+    index: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()  # one per token when asked for
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()  # first event only; first entry None
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None  # the id in `stop_token_ids` that ended it; None for EOS
+    num_cached_tokens: int = 0  # prompt tokens not computed thanks to the prefix cache
+    timings: dict[str, float] = {}  # seconds per stage, first event only: queue, prefill, transfer …

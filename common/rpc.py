@@ -1,0 +1,154 @@
+"""ZeroMQ endpoints that carry `common/wire.py` messages: one `Listener` (ROUTER), many `Link`s (DEALER).
+
+Both own one receive task with one boundary around each message: what does not decode, and what a
+handler raises, is counted, logged and survived. Sending never blocks: a peer that does not read
+loses messages beyond the high-water mark, which its heartbeat reveals.
+
+    link = Link("tcp://127.0.0.1:5000", Decoder(ToProxy), on_message=handle)
+    link.send(Hello("proxy-1"))
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from common.wire import Decoder, WireError, encode
+
+log = logging.getLogger(__name__)
+
+HIGH_WATER_MARK = 10_000
+
+
+class _Counts(Protocol):
+    refused: int
+    failed: int
+
+
+class Listener:
+    """A bound ROUTER. `on_message(peer, message)` runs in the event loop and must not block."""
+
+    def __init__(
+        self,
+        bind: str,
+        decoder: Decoder,
+        on_message: Callable[[bytes, Any], None],
+        *,
+        max_bytes: int,
+    ) -> None:
+        """`bind`: `tcp://host:port`, port 0 for any free one. Raises `zmq.ZMQError` if taken."""
+        self._decoder = decoder
+        self._on_message = on_message
+        self._socket: zmq.asyncio.Socket = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
+        _set_limits(self._socket, max_bytes)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        try:
+            self._socket.bind(bind.replace(":0", ":*") if bind.endswith(":0") else bind)
+        except zmq.ZMQError:
+            self._socket.close(linger=0)
+            raise
+        self.endpoint: str = self._socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        self.refused = 0  # messages that did not decode
+        self.failed = 0  # messages whose handler raised
+        self._task = asyncio.get_running_loop().create_task(self._receive())
+
+    def send(self, peer: bytes, message: msgspec.Struct) -> bool:
+        """Queue one message; False if the peer has gone or does not read."""
+        return _send(self._socket, [peer, encode(message)])
+
+    async def _receive(self) -> None:
+        while True:
+            peer, *frames = await self._socket.recv_multipart()
+            deliver = _bound(self._on_message, peer)
+            _dispatch(frames, self._decoder, deliver, self)
+
+    async def close(self) -> None:
+        await _close(self._task, self._socket)
+
+
+class Link:
+    """A DEALER connected to one listener; reconnects by itself. Its identity is new per link."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        decoder: Decoder,
+        on_message: Callable[[Any], None],
+        *,
+        max_bytes: int,
+    ) -> None:
+        self.endpoint = endpoint
+        self._decoder = decoder
+        self._on_message = on_message
+        self._socket: zmq.asyncio.Socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+        _set_limits(self._socket, max_bytes)
+        self._socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._socket.connect(endpoint)
+        self.refused = 0
+        self.failed = 0
+        self._task = asyncio.get_running_loop().create_task(self._receive())
+
+    def send(self, message: msgspec.Struct) -> bool:
+        """Queue one message; False if nothing can be queued (the peer does not read)."""
+        return _send(self._socket, [encode(message)])
+
+    async def _receive(self) -> None:
+        while True:
+            frames = await self._socket.recv_multipart()
+            _dispatch(frames, self._decoder, self._on_message, self)
+
+    async def close(self) -> None:
+        await _close(self._task, self._socket)
+
+
+def _bound(handler: Callable[[bytes, Any], None], peer: bytes) -> Callable[[Any], None]:
+    return lambda message: handler(peer, message)
+
+
+def _dispatch(
+    frames: list[bytes], decoder: Decoder, handler: Callable[[Any], None], counts: _Counts
+) -> None:
+    try:
+        if len(frames) != 1:
+            raise WireError(f"{len(frames)} frames, expected 1")
+        message = decoder(frames[0])
+    except WireError as error:
+        counts.refused += 1
+        log.warning("message refused: %s", error)
+        return
+    try:
+        handler(message)
+    except Exception:
+        counts.failed += 1
+        log.exception("handler of %s failed", type(message).__name__)
+
+
+def _set_limits(socket: zmq.asyncio.Socket, max_bytes: int) -> None:
+    socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.LINGER, 200)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.IPV6, 1)
+
+
+def _send(socket: zmq.asyncio.Socket, frames: list[bytes]) -> bool:
+    # With DONTWAIT the future is already done, and zmq.asyncio re-arms the (edge-triggered) receiver.
+    sent: asyncio.Future[Any] = socket.send_multipart(frames, flags=zmq.DONTWAIT)
+    return sent.exception() is None
+
+
+async def _close(task: asyncio.Task[None], socket: zmq.asyncio.Socket) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    socket.close(linger=200)

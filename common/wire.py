@@ -1,0 +1,192 @@
+"""Every message between our processes: typed, frozen, MessagePack arrays tagged by name.
+
+Decoding is strict: an unknown tag, a missing field or a wrong type raises `WireError` and nothing else,
+so a listener needs one `except`. A newer peer may append fields (they are ignored) but not change any.
+
+Registry link     instance (DEALER) → proxy (ROUTER)    Register, Deregister
+Request link      proxy (DEALER)    → instance (ROUTER) Hello, RunPrefill, RunDecode, RunWhole, Abort
+                  instance          → proxy             Welcome, Load, Accepted, Tokens, Failed
+
+The KV side channel between a prefill and a decode instance has its own page: kv_transfer/messages.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from common.request import EngineRequest, TokenEvent
+
+WIRE_VERSION = 1
+MAX_MESSAGE_BYTES = 16 << 20  # request link; a 128k-token prompt with logprobs stays far below
+MAX_REGISTRY_MESSAGE_BYTES = 64 << 10
+
+Role = Literal["prefill", "decode", "both"]
+
+
+class WireError(Exception):
+    """The bytes are not a message of ours."""
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of all messages: on the wire `[class name, field, field, …]`."""
+
+
+class InstanceInfo(msgspec.Struct, frozen=True, array_like=True):
+    """What an instance says of itself. `incarnation` is fresh at each start."""
+
+    instance_id: str
+    incarnation: str
+    role: Role
+    url: str  # http://host:port of its own HTTP side
+    endpoint: str  # tcp://host:port of its request link
+    side_channel: str  # tcp://host:port of its KV side channel, "" if it has none
+    model: str  # served name
+    model_path: str  # where the front end finds the tokenizer
+    max_model_len: int
+    kv_fingerprint: str  # instances exchange blocks only if equal
+    kv_connector: str  # "" if none
+    num_blocks: int
+    block_size: int
+    version: str = ""
+    wire_version: int = WIRE_VERSION
+
+
+class KVHandle(msgspec.Struct, frozen=True, array_like=True):
+    """A right to read one prompt's KV, minted by the producer when it accepts the prompt.
+
+    It names no blocks: those come over the side channel as they fill, to whoever shows `offer_id`,
+    which is unguessable.
+    """
+
+    offer_id: str
+    instance_id: str
+    incarnation: str
+    side_channel: str
+    connector: str
+    kv_fingerprint: str
+    num_tokens: int  # prompt tokens whose KV will be offered
+    num_blocks: int
+
+
+# --- registry link -------------------------------------------------------------------------------
+
+
+class Register(Message, frozen=True):
+    """Sent every second; the first makes the instance known, the next are no-ops."""
+
+    info: InstanceInfo
+
+
+class Deregister(Message, frozen=True):
+    instance_id: str
+    incarnation: str
+
+
+# --- request link, proxy to instance ---------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """Sent at once and then as the proxy's heartbeat; silence makes the instance abort its requests."""
+
+    proxy_id: str
+    wire_version: int = WIRE_VERSION
+
+
+class RunPrefill(Message, frozen=True):
+    """Run the prompt, offer its KV, answer `Accepted` with the handle and `Tokens` with the first token."""
+
+    request: EngineRequest
+    attempt: int
+
+
+class RunDecode(Message, frozen=True):
+    """Fetch the KV named by `handle` and continue after the first token, which comes with the KV."""
+
+    request: EngineRequest
+    handle: KVHandle
+    attempt: int
+
+
+class RunWhole(Message, frozen=True):
+    """Prefill and decode here."""
+
+    request: EngineRequest
+    attempt: int
+
+
+class Abort(Message, frozen=True):
+    """Forget the request, release what it holds or offered. Unknown ids are ignored."""
+
+    request_id: str
+
+
+# --- request link, instance to proxy ---------------------------------------------------------------
+
+
+class Welcome(Message, frozen=True):
+    info: InstanceInfo
+
+
+class Load(Message, frozen=True):
+    """Heartbeat, twice a second: sent by the event loop only while the engine makes progress."""
+
+    incarnation: str
+    num_running: int
+    num_waiting: int
+    num_waiting_tokens: int  # prompt tokens not yet computed
+    free_blocks: int  # free or evictable
+    total_blocks: int
+    is_draining: bool = False
+
+
+class Accepted(Message, frozen=True):
+    request_id: str
+    attempt: int
+    handle: KVHandle | None = None
+
+
+class Tokens(Message, frozen=True):
+    """All that one engine step produced for this proxy."""
+
+    events: tuple[TokenEvent, ...]
+    attempts: tuple[int, ...]  # one per event
+
+
+class Failed(Message, frozen=True):
+    """Terminal for the attempt. `code`, `message`, `param` rebuild the error (common/errors.py)."""
+
+    request_id: str
+    attempt: int
+    code: str
+    message: str
+    param: str | None = None
+
+
+ToRegistry = Register | Deregister
+ToInstance = Hello | RunPrefill | RunDecode | RunWhole | Abort
+ToProxy = Welcome | Load | Accepted | Tokens | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    return _encoder.encode(message)
+
+
+class Decoder:
+    """Decodes one direction of one link: `Decoder(ToProxy)`."""
+
+    def __init__(self, union: Any, max_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._decoder = msgspec.msgpack.Decoder(union)
+        self._max_bytes = max_bytes
+
+    def __call__(self, data: bytes) -> Any:
+        """One message. Raises `WireError` for anything that is not exactly one."""
+        if len(data) > self._max_bytes:
+            raise WireError(f"message of {len(data)} bytes, at most {self._max_bytes} allowed")
+        try:
+            return self._decoder.decode(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise WireError(str(error)) from None

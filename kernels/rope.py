@@ -1,0 +1,21 @@
+"""Rotary position embedding (half-split pairs, as in Hugging Face's Llama)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def apply_rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> None:
+    """Rotate q and k in place.
+
+    q, k:      [tokens, heads, head_dim]; only the first `2 * cos.shape[1]` of head_dim turn
+    cos, sin:  [max positions, rotary dim / 2] float32
+    positions: [tokens] int64
+    """
+    c, s = cos[positions][:, None, :].to(q.dtype), sin[positions][:, None, :].to(q.dtype)
+    half = cos.shape[1]
+    for x in (q, k):
+        first, second = x[..., :half].clone(), x[..., half : 2 * half].clone()
+        x[..., :half] = first * c - second * s
+        x[..., half : 2 * half] = second * c + first * s
