@@ -1,0 +1,264 @@
+"""Settings of every program of ours, as frozen dataclasses; command lines are derived from their fields.
+
+The only reader of argv and of the environment. A field declares its help once; `add_options` makes the
+flag, `from_args` the object, and docs/cli.md is generated from the same place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from common.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, **extra: Any) -> Any:
+    """A field that is also a flag. `extra`: positional, metavar, env (a variable that may set it)."""
+    metadata = {"help": help, **extra}
+    if isinstance(default, (list, dict)):
+        raise TypeError("defaults must be immutable")
+    return field(default=default, metadata=metadata)
+
+
+def required(help: str, **extra: Any) -> Any:
+    return field(metadata={"help": help, **extra})
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """`xpyd serve`: one instance."""
+
+    model: str = required("Hugging Face directory or model name", positional=True)
+    role: Literal["prefill", "decode", "both"] = option("both", "what this instance does")
+    host: str = option("127.0.0.1", "address of the HTTP side")
+    port: int = option(8100, "port of the HTTP side; 0 takes a free one")
+    registry: str = option("", "HOST:PORT of the proxy's registry; none: wait to be found")
+    served_model_name: str = option("", "name in the API; default: the last part of MODEL")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
+        "auto", "type of weights and KV cache; auto: as the checkpoint says"
+    )
+    max_model_len: int | None = option(None, "longest prompt plus answer, in tokens", metavar="N")
+    max_num_seqs: int = option(64, "most sequences running at once", metavar="N")
+    max_num_batched_tokens: int = option(
+        512, "token budget of one step: prefill chunks share it with decodes", metavar="N"
+    )
+    max_num_waiting: int = option(1024, "queued requests before new ones get 429", metavar="N")
+    block_size: int = option(32, "tokens per KV block", metavar="N")
+    kv_cache_memory: int | None = option(
+        None, "bytes for the KV cache (512MiB, 4GiB, …); default: chosen from free memory", size=True
+    )
+    gpu_memory_utilization: float = option(0.9, "share of a GPU's memory to use", metavar="F")
+    load_format: Literal["auto", "dummy"] = option("auto", "dummy: random weights from --seed")
+    seed: int = option(0, "seed of dummy weights", metavar="N")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs")
+    cpu_cores: str = option("", "cores to pin this instance to, e.g. 0-3,8", metavar="LIST")
+    tensor_parallel_size: int = option(1, "GPUs per instance (only 1 so far)", metavar="N")
+    enable_prefix_caching: bool = option(True, "keep finished blocks for prompts that share them")
+    kv_connector: str = option(
+        "", "how KV blocks travel: shm, nixl, shared_storage or an installed one; default shm"
+    )
+    kv_transfer_config: str = option("", "the same as JSON, as vLLM users know it", metavar="JSON")
+    kv_storage_dir: str = option("", "directory of the shared_storage connector", metavar="DIR")
+    kv_lease_s: float = option(
+        10.0, "seconds a prefill instance holds blocks for a silent reader", metavar="S"
+    )
+    api_key: tuple[str, ...] = option((), "key clients must send; may be repeated", env="XPYD_API_KEY")
+    access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
+    metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
+    drain_timeout_s: float = option(
+        30.0, "seconds that running requests get after SIGTERM", metavar="S"
+    )
+    trust_remote_code: bool = option(False, "accepted for compatibility; such models are refused")
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            self,
+            "max_model_len max_num_seqs max_num_batched_tokens max_num_waiting block_size "
+            "kv_cache_memory kv_lease_s",
+        )
+        _check_port("--port", self.port)
+        if self.tensor_parallel_size != 1:
+            raise ConfigError("--tensor-parallel-size: only 1 is supported so far")
+        if not 0.0 < self.gpu_memory_utilization <= 1.0:
+            raise ConfigError("--gpu-memory-utilization must be above 0 and at most 1")
+        if self.registry:
+            parse_address("--registry", self.registry)
+        parse_cores(self.cpu_cores)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """`xpyd proxy`: the fleet's front door."""
+
+    host: str = option("127.0.0.1", "address of the OpenAI API")
+    port: int = option(8000, "port of the OpenAI API")
+    registry_port: int = option(30001, "port where instances register; 0 takes a free one")
+    prefill: tuple[str, ...] = option((), "HOST:PORT of a prefill instance; may be repeated")
+    decode: tuple[str, ...] = option((), "HOST:PORT of a decode instance; may be repeated")
+    policy: Literal["round_robin", "least_loaded"] = option(
+        "least_loaded", "how instances are chosen for both roles"
+    )
+    prefill_policy: Literal["", "round_robin", "least_loaded"] = option(
+        "", "the same for prefill only; default --policy"
+    )
+    decode_policy: Literal["", "round_robin", "least_loaded"] = option(
+        "", "the same for decode only; default --policy"
+    )
+    max_queue: int = option(1024, "requests in flight before new ones get 429", metavar="N")
+    tokenizer: str = option("", "directory of the tokenizer; default: the instances' model")
+    api_key: tuple[str, ...] = option((), "key clients must send; may be repeated", env="XPYD_API_KEY")
+    access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
+    metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
+
+    def __post_init__(self) -> None:
+        _check_port("--port", self.port)
+        _check_port("--registry-port", self.registry_port)
+        _check_positive(self, "max_queue")
+        for flag in ("prefill", "decode"):
+            for address in getattr(self, flag):
+                parse_address(f"--{flag}", address)
+
+
+@dataclass(frozen=True, slots=True)
+class UpConfig:
+    """`xpyd up`: a whole topology on this machine."""
+
+    prefill: int = option(1, "prefill instances", metavar="X")
+    decode: int = option(1, "decode instances", metavar="Y")
+    model: str = option("", "Hugging Face directory or name; default: the bundled model", env="MODEL")
+    served_model_name: str = option("", "name in the API; default: the last part of the model")
+    connector: str = option("shm", "how KV blocks travel: shm, nixl or shared_storage")
+    host: str = option("127.0.0.1", "address of the proxy")
+    port: int = option(8000, "port of the proxy", env="PROXY_PORT")
+    registry_port: int = option(30001, "port of the proxy's registry; the next free one is taken")
+    api_key: tuple[str, ...] = option((), "key clients must send", env="XPYD_API_KEY")
+    prefill_ports: str = option("", "ports, comma separated", env="PREFILL_PORTS", metavar="LIST")
+    decode_ports: str = option("", "ports, comma separated", env="DECODE_PORTS", metavar="LIST")
+    prefill_gpus: str = option("", "GPU ids, comma separated", env="PREFILL_GPUS", metavar="LIST")
+    decode_gpus: str = option("", "GPU ids, comma separated", env="DECODE_GPUS", metavar="LIST")
+    timeout_seconds: float = option(
+        600.0, "seconds to wait until everything is healthy", env="TIMEOUT_SECONDS", metavar="S"
+    )
+    topology_file: str = option("run/topology.json", "where the running topology is described")
+    log_dir: str = option("run/logs", "one log file per process")
+    demo: bool = option(False, "send a few requests, print the answers, stop")
+
+    def __post_init__(self) -> None:
+        _check_port("--port", self.port)
+        _check_port("--registry-port", self.registry_port)
+        if self.prefill < 0 or self.decode < 0 or self.prefill + self.decode == 0:
+            raise ConfigError("--prefill and --decode must not be negative, and one must be above 0")
+        if self.timeout_seconds <= 0:
+            raise ConfigError("--timeout-seconds must be above 0")
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
+    """One flag per field of `cls`."""
+    hints = typing.get_type_hints(cls)
+    for entry in dataclasses.fields(cls):
+        _add_option(parser, entry, hints[entry.name])
+
+
+def from_args(cls: type[T], args: argparse.Namespace, env: typing.Mapping[str, str]) -> T:
+    """Flags over environment over defaults. Raises ConfigError with one line for a bad value."""
+    values: dict[str, Any] = {}
+    hints = typing.get_type_hints(cls)
+    for entry in dataclasses.fields(cls):  # type: ignore[arg-type]
+        given = getattr(args, entry.name, None)
+        variable = entry.metadata.get("env")
+        if given is None and variable and env.get(variable):
+            given = _from_text(entry, hints[entry.name], env[variable], variable)
+        if given is not None:
+            values[entry.name] = tuple(given) if isinstance(given, list) else given
+    return cls(**values)
+
+
+def parse_address(flag: str, text: str) -> tuple[str, int]:
+    """`host:port` → (host, port)."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{flag}: expected HOST:PORT, got {text!r}")
+    return host.strip("[]"), int(port)
+
+
+def parse_cores(text: str) -> tuple[int, ...]:
+    """`0-3,8` → (0, 1, 2, 3, 8)."""
+    cores: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise ConfigError(f"--cpu-cores: expected a list like 0-3,8, got {text!r}")
+        cores.extend(range(int(first), int(last or first) + 1))
+    return tuple(dict.fromkeys(cores))
+
+
+def parse_bytes(text: str) -> int:
+    """`512MiB`, `4g`, `1000000` → bytes."""
+    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+    lowered = text.strip().lower().removesuffix("b").removesuffix("i")
+    unit = lowered[-1:] if lowered[-1:] in "kmgt" else ""
+    try:
+        return int(float(lowered.removesuffix(unit)) * units[unit])
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"expected bytes like 512MiB or 4GiB, got {text!r}") from None
+
+
+def _add_option(parser: argparse.ArgumentParser, entry: Any, hint: Any) -> None:
+    meta = entry.metadata
+    text = meta["help"].replace("%", "%%")
+    shown = entry.default
+    if shown not in (None, "", (), False, dataclasses.MISSING) and not isinstance(shown, bool):
+        text += f" (default {shown})"
+    if meta.get("env"):
+        text += f" [${meta['env']}]"
+    if meta.get("positional"):
+        parser.add_argument(entry.name, metavar=entry.name.upper(), help=text)
+        return
+    flag = "--" + entry.name.replace("_", "-")
+    base = _without_none(hint)
+    if base is bool:
+        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        return
+    kwargs: dict[str, Any] = {"help": text, "default": None}
+    if typing.get_origin(base) is Literal:
+        kwargs["choices"] = [choice for choice in typing.get_args(base) if choice]
+    elif typing.get_origin(base) is tuple:
+        kwargs |= {"action": "extend", "nargs": "+", "metavar": meta.get("metavar", "VALUE")}
+    else:
+        kwargs["type"] = parse_bytes if meta.get("size") else base
+        kwargs["metavar"] = meta.get("metavar", "BYTES" if meta.get("size") else base.__name__.upper())
+    parser.add_argument(flag, **kwargs)
+
+
+def _from_text(entry: Any, hint: Any, text: str, variable: str) -> Any:
+    base = _without_none(hint)
+    if typing.get_origin(base) is tuple:
+        return tuple(part for part in text.split(",") if part)
+    try:
+        return base(text)
+    except ValueError:
+        raise ConfigError(f"${variable}: expected {base.__name__}, got {text!r}") from None
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _check_positive(config: Any, names: str) -> None:
+    for name in names.split():
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+
+
+def _check_port(flag: str, port: int) -> None:
+    if not 0 <= port < 65536:
+        raise ConfigError(f"{flag} must be from 0 to 65535, got {port}")

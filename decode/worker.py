@@ -1,0 +1,160 @@
+"""What a decode instance does with a request: admit, fetch the KV, adopt it, decode.
+
+    RunDecode ─▶ admission (blocks) ─▶ fetch ─▶ adopt ─▶ tokens 1, 2, 3 …
+                                         └ failed load: the prompt runs here; token 0 comes twice, the
+                                           proxy drops the second, which is equal
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from common.engine.driver import EngineDriver
+from common.engine.engine import Engine, StepResult
+from common.errors import BadRequest, Overloaded, TransferError
+from common.instance.outbox import Origin, Send
+from common.instance.requests import Requests
+from common.request import EngineRequest
+from common.wire import Abort, KVHandle, RunDecode, RunPrefill, RunWhole
+from decode.admission import Admission, Loan
+from kv_transfer.consumer import KVConsumer
+
+log = logging.getLogger(__name__)
+
+LOAD_DEADLINE_S = 600.0  # queueing and prefill on the other side included; a dead peer is noticed in 3
+
+
+@dataclass(slots=True)
+class DecodeCounters:
+    loads: int = 0
+    recomputes: int = 0
+
+
+class DecodeWorker:
+    """`consumer` is None for `--role both`: then every prompt comes whole."""
+
+    def __init__(
+        self,
+        driver: EngineDriver,
+        consumer: KVConsumer | None,
+        send: Send,
+        *,
+        block_size: int,
+        max_num_waiting: int,
+    ) -> None:
+        self._driver = driver
+        self._consumer = consumer
+        self._block_size = block_size
+        self._max_num_waiting = max_num_waiting
+        self._admission = Admission(driver)
+        self.requests = Requests(driver, send)
+        self.counters = DecodeCounters()
+        self.num_loading = 0
+        driver.listeners.append(self._on_step)
+
+    def handle(self, peer: bytes, message: Any) -> None:
+        match message:
+            case RunDecode(request=request, handle=handle, attempt=attempt):
+                origin = Origin(peer, attempt)
+                self.requests.start(request.request_id, origin, self._decode(request, handle))
+            case RunWhole(request=request, attempt=attempt):
+                origin = Origin(peer, attempt)
+                self.requests.start(request.request_id, origin, self._whole(request))
+            case RunPrefill(request=request, attempt=attempt):
+                origin = Origin(peer, attempt)
+                self.requests.start(request.request_id, origin, _refuse_prefill())
+            case Abort(request_id=request_id):
+                self.abort(request_id)
+
+    def abort(self, request_id: str) -> None:
+        self.requests.stop(request_id)
+        self._admission.space_freed()
+
+    def peer_lost(self, peer: bytes) -> None:
+        self.requests.stop_peer(peer)
+        self._admission.space_freed()
+
+    def num_open(self) -> int:
+        return len(self.requests.outbox)
+
+    async def close(self) -> None:
+        await self.requests.close()
+        if self._consumer is not None:
+            await self._consumer.close()
+
+    async def _whole(self, request: EngineRequest) -> None:
+        await self.requests.add(request)
+        self.requests.outbox.accept(request.request_id)
+
+    async def _decode(self, request: EngineRequest, handle: KVHandle) -> None:
+        if self._admission.num_waiting >= self._max_num_waiting:
+            raise Overloaded("too many requests wait for KV blocks on this instance")
+        self.requests.outbox.accept(request.request_id)
+        self.num_loading += 1
+        try:
+            await self._load(request, handle)
+        except TransferError as error:
+            log.warning(
+                "request_id=%s KV load failed (%s: %s): recomputing",
+                request.request_id,
+                error.code,
+                error.message,
+            )
+            self.counters.recomputes += 1
+            await self.requests.add(request)
+        finally:
+            self.num_loading -= 1
+
+    async def _load(self, request: EngineRequest, handle: KVHandle) -> None:
+        """Admit, fetch, adopt. On any failure the blocks are given back, once."""
+        if self._consumer is None:
+            raise TransferError("this instance has no KV connector")
+        deadline = time.monotonic() + LOAD_DEADLINE_S
+        tokens = request.prompt_token_ids + request.output_token_ids
+        num_blocks = -(-len(tokens) // self._block_size)
+        started = time.monotonic()
+        loan = await self._admission.enter(tokens, request.cache_salt, num_blocks, deadline)
+        try:
+            first = await self._consumer.fetch(
+                handle, loan.block_ids[loan.num_cached :], loan.num_cached, deadline
+            )
+        except BaseException as error:
+            self._give_back(loan, getattr(error, "quarantine", ()))
+            raise
+        resumed = msgspec.structs.replace(
+            request, output_token_ids=(*request.output_token_ids, first)
+        )
+        await self._adopt(resumed, loan)
+        self.counters.loads += 1
+        log.debug("request_id=%s loaded in %.4f s", request.request_id, time.monotonic() - started)
+
+    async def _adopt(self, request: EngineRequest, loan: Loan) -> None:
+        """The blocks become the sequence's. One command to the engine, so that a cancellation here
+        cannot leave them without an owner; an abort is posted after it and finds the sequence."""
+
+        def adopt(engine: Engine) -> None:
+            try:
+                engine.adopt(request, loan.block_ids)
+            except BaseException:
+                engine.free(loan.block_ids)
+                raise
+
+        await self._driver.call(adopt)
+
+    def _give_back(self, loan: Loan, quarantine: tuple[int, ...] = ()) -> None:
+        blocks = [block for block in loan.block_ids if block not in quarantine]
+        self._driver.post(lambda engine: engine.free(blocks))
+        self._admission.space_freed()
+
+    def _on_step(self, result: StepResult) -> None:
+        self.requests.on_step(result)
+        self._admission.space_freed()
+
+
+async def _refuse_prefill() -> None:
+    raise BadRequest("this is a decode instance: it offers no KV")

@@ -1,0 +1,88 @@
+"""What a prefill instance does with a request: run the prompt, offer its blocks, answer the first token.
+
+    RunPrefill ─▶ offer ─▶ Accepted(handle) ─▶ engine ─┬▶ each filled block joins the offer
+                                                       └▶ first token: to the proxy, and into the offer
+
+From `extend` on the blocks belong to the producer's lease table, which gives them back to the engine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common.engine.driver import EngineDriver
+from common.engine.engine import StepResult
+from common.errors import BadRequest
+from common.instance.outbox import Origin, Send
+from common.instance.requests import Requests
+from common.wire import Abort, RunDecode, RunPrefill, RunWhole
+from kv_transfer.producer import KVProducer
+
+
+class PrefillWorker:
+    def __init__(self, driver: EngineDriver, producer: KVProducer, send: Send) -> None:
+        self._driver = driver
+        self._producer = producer
+        self.requests = Requests(driver, send)
+        driver.listeners.append(self._on_step)
+
+    def handle(self, peer: bytes, message: Any) -> None:
+        match message:
+            case RunPrefill(request=request, attempt=attempt):
+                origin = Origin(peer, attempt)
+                self._producer.release(request.request_id)
+                self.requests.start(request.request_id, origin, self._prefill(message))
+            case RunWhole(request=request, attempt=attempt):
+                origin = Origin(peer, attempt)
+                self.requests.start(request.request_id, origin, self._whole(message))
+            case RunDecode(request=request, attempt=attempt):
+                origin = Origin(peer, attempt)
+                self.requests.start(request.request_id, origin, _refuse_decode())
+            case Abort(request_id=request_id):
+                self.abort(request_id)
+
+    def abort(self, request_id: str) -> None:
+        self.requests.stop(request_id)
+        self._producer.release(request_id)
+
+    def peer_lost(self, peer: bytes) -> None:
+        for request_id in self.requests.stop_peer(peer):
+            self._producer.release(request_id)
+
+    def num_open(self) -> int:
+        """Requests still running and leases still standing: a drain waits for both."""
+        return len(self.requests.outbox) + self._producer.num_leases
+
+    async def close(self) -> None:
+        await self.requests.close()
+        await self._producer.close()
+
+    async def _prefill(self, message: RunPrefill) -> None:
+        request = message.request
+        num_tokens = len(request.prompt_token_ids) + len(request.output_token_ids)
+        handle = self._producer.offer(request.request_id, num_tokens)
+        try:
+            await self.requests.add(request, offer=True)
+        except BaseException:
+            self._producer.release(request.request_id)
+            raise
+        self.requests.outbox.accept(request.request_id, handle)
+
+    async def _whole(self, message: RunWhole) -> None:
+        await self.requests.add(message.request)
+        self.requests.outbox.accept(message.request.request_id)
+
+    def _on_step(self, result: StepResult) -> None:
+        first_tokens = {event.request_id: event for event in result.events}
+        self.requests.on_step(result)
+        for filled in result.filled:
+            event = first_tokens.get(filled.request_id) if filled.is_last else None
+            self._producer.extend(filled, event.token_ids[0] if event else None)
+            if filled.is_last:
+                self.requests.outbox.close(filled.request_id)
+        for request_id, _ in result.failed:
+            self._producer.release(request_id)
+
+
+async def _refuse_decode() -> None:
+    raise BadRequest("this is a prefill instance: it takes no hand-overs")

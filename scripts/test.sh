@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Set up what is missing and run the tests. Arguments go to pytest; default: all but GPU tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/setup.sh dev
+export XPYD_LOG_LEVEL=${XPYD_LOG_LEVEL:-WARNING} TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+if [ $# -eq 0 ]; then
+    set -- -m "not gpu"
+fi
+exec .venv/bin/python -m pytest -q "$@"
