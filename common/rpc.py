@@ -1,4 +1,4 @@
-"""ZeroMQ endpoints that carry `common/wire.py` messages: one `Listener` (ROUTER), many `Link`s (DEALER).
+"""ZeroMQ endpoints for `common/wire.py` messages: a `Listener` (ROUTER) and `Link`s (DEALER).
 
 Both own one receive task with one boundary around each message: what does not decode, and what a
 handler raises, is counted, logged and survived. Sending never blocks: a peer that does not read
@@ -14,17 +14,19 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
 
 from common.wire import Decoder, WireError, encode
 
 log = logging.getLogger(__name__)
 
 HIGH_WATER_MARK = 10_000
+BURST = 64  # messages handled before the event loop gets its turn: a flood starves nobody
 
 
 class _Counts(Protocol):
@@ -42,9 +44,14 @@ class Listener:
         on_message: Callable[[bytes, Any], None],
         *,
         max_bytes: int,
+        pause_s: float = 0.0,
     ) -> None:
-        """`bind`: `tcp://host:port`, port 0 for any free one. Raises `zmq.ZMQError` if taken."""
+        """`bind`: `tcp://host:port`, port 0 for any free one. Raises `zmq.ZMQError` if taken.
+
+        `pause_s`: rest after each burst, which bounds what a flood costs; peers are served in turn.
+        """
         self._decoder = decoder
+        self._pause_s = pause_s
         self._on_message = on_message
         self._socket: zmq.asyncio.Socket = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
         _set_limits(self._socket, max_bytes)
@@ -55,7 +62,8 @@ class Listener:
         except zmq.ZMQError:
             self._socket.close(linger=0)
             raise
-        self.endpoint: str = self._socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        bound = cast(bytes, self._socket.getsockopt(zmq.LAST_ENDPOINT))
+        self.endpoint: str = bound.rstrip(b"\0").decode()
         self.refused = 0  # messages that did not decode
         self.failed = 0  # messages whose handler raised
         self._task = asyncio.get_running_loop().create_task(self._receive())
@@ -66,16 +74,22 @@ class Listener:
 
     async def _receive(self) -> None:
         while True:
-            peer, *frames = await self._socket.recv_multipart()
-            deliver = _bound(self._on_message, peer)
-            _dispatch(frames, self._decoder, deliver, self)
+            for _ in range(BURST):
+                peer, *frames = await self._socket.recv_multipart()
+                deliver = _bound(self._on_message, peer)
+                _dispatch(frames, self._decoder, deliver, self)
+            await asyncio.sleep(self._pause_s)
 
     async def close(self) -> None:
         await _close(self._task, self._socket)
 
 
 class Link:
-    """A DEALER connected to one listener; reconnects by itself. Its identity is new per link."""
+    """A DEALER connected to one listener; reconnects by itself. Its identity is new per link.
+
+    `on_disconnect` is called when an established connection breaks: messages may have been lost,
+    and what is queued would reach whoever listens there next, so the owner may want a new link.
+    """
 
     def __init__(
         self,
@@ -84,6 +98,7 @@ class Link:
         on_message: Callable[[Any], None],
         *,
         max_bytes: int,
+        on_disconnect: Callable[[], None] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self._decoder = decoder
@@ -93,10 +108,15 @@ class Link:
         self._socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        loop = asyncio.get_running_loop()
+        self._watcher: asyncio.Task[None] | None = None
+        if on_disconnect is not None:
+            self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            self._watcher = loop.create_task(_watch(self._monitor, on_disconnect))
         self._socket.connect(endpoint)
         self.refused = 0
         self.failed = 0
-        self._task = asyncio.get_running_loop().create_task(self._receive())
+        self._task = loop.create_task(self._receive())
 
     def send(self, message: msgspec.Struct) -> bool:
         """Queue one message; False if nothing can be queued (the peer does not read)."""
@@ -104,11 +124,26 @@ class Link:
 
     async def _receive(self) -> None:
         while True:
-            frames = await self._socket.recv_multipart()
-            _dispatch(frames, self._decoder, self._on_message, self)
+            for _ in range(BURST):
+                frames = await self._socket.recv_multipart()
+                _dispatch(frames, self._decoder, self._on_message, self)
+            await asyncio.sleep(0)
 
-    async def close(self) -> None:
-        await _close(self._task, self._socket)
+    async def close(self, linger_ms: int = 200) -> None:
+        """Give queued messages `linger_ms` to leave; 0 drops them."""
+        if self._watcher is not None:
+            self._socket.disable_monitor()
+            await _close(self._watcher, self._monitor, 0)
+        await _close(self._task, self._socket, linger_ms)
+
+
+async def _watch(monitor: zmq.asyncio.Socket, on_disconnect: Callable[[], None]) -> None:
+    while True:
+        await recv_monitor_message(monitor)
+        try:
+            on_disconnect()
+        except Exception:
+            log.exception("handler of a broken connection failed")
 
 
 def _bound(handler: Callable[[bytes, Any], None], peer: bytes) -> Callable[[Any], None]:
@@ -124,7 +159,8 @@ def _dispatch(
         message = decoder(frames[0])
     except WireError as error:
         counts.refused += 1
-        log.warning("message refused: %s", error)
+        if counts.refused & (counts.refused - 1) == 0:  # a flood must not fill the log
+            log.warning("message refused: %s (refused so far: %d)", error, counts.refused)
         return
     try:
         handler(message)
@@ -143,12 +179,14 @@ def _set_limits(socket: zmq.asyncio.Socket, max_bytes: int) -> None:
 
 
 def _send(socket: zmq.asyncio.Socket, frames: list[bytes]) -> bool:
-    # With DONTWAIT the future is already done, and zmq.asyncio re-arms the (edge-triggered) receiver.
-    sent: asyncio.Future[Any] = socket.send_multipart(frames, flags=zmq.DONTWAIT)
+    # With DONTWAIT the future is done at once, and zmq.asyncio re-arms the edge-triggered receiver.
+    sent = cast("asyncio.Future[Any]", socket.send_multipart(frames, flags=zmq.DONTWAIT))
     return sent.exception() is None
 
 
-async def _close(task: asyncio.Task[None], socket: zmq.asyncio.Socket) -> None:
+async def _close(
+    task: asyncio.Task[None], socket: zmq.asyncio.Socket, linger_ms: int = 200
+) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    socket.close(linger=200)
+    socket.close(linger=linger_ms)

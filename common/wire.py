@@ -1,13 +1,15 @@
 """Every message between our processes: typed, frozen, MessagePack arrays tagged by name.
 
-Decoding is strict: an unknown tag, a missing field or a wrong type raises `WireError` and nothing else,
-so a listener needs one `except`. A newer peer may append fields (they are ignored) but not change any.
+Decoding is strict: an unknown tag, a missing field or a wrong type raises `WireError` and nothing
+else, so a listener needs one `except`. A newer peer may append fields (they are ignored) but not
+change any.
 
-Registry link     instance (DEALER) → proxy (ROUTER)    Register, Deregister
-Request link      proxy (DEALER)    → instance (ROUTER) Hello, RunPrefill, RunDecode, RunWhole, Abort
-                  instance          → proxy             Welcome, Load, Accepted, Tokens, Failed
+Registry link   instance (DEALER) → proxy (ROUTER)     Register, Deregister
+Request link    proxy (DEALER)    → instance (ROUTER)  Hello, RunPrefill, RunDecode, RunWhole, Abort
+                instance          → proxy              Welcome, Load, Accepted, Tokens, Failed
 
-The KV side channel between a prefill and a decode instance has its own page: kv_transfer/messages.py.
+The KV side channel between a prefill and a decode instance has its own page:
+kv_transfer/messages.py.
 """
 
 from __future__ import annotations
@@ -53,6 +55,25 @@ class InstanceInfo(msgspec.Struct, frozen=True, array_like=True):
     wire_version: int = WIRE_VERSION
 
 
+def info_to_json(info: InstanceInfo) -> bytes:
+    """The body of `GET /instance`: an object with the field names."""
+    return msgspec.json.encode({name: getattr(info, name) for name in info.__struct_fields__})
+
+
+def info_from_json(data: bytes) -> InstanceInfo:
+    """Read what `info_to_json` wrote; unknown names are ignored. Raises `WireError`."""
+    if len(data) > MAX_REGISTRY_MESSAGE_BYTES:
+        raise WireError(f"{len(data)} bytes, at most {MAX_REGISTRY_MESSAGE_BYTES} allowed")
+    try:
+        found = msgspec.json.decode(data, type=dict[str, Any])
+        known = [f for f in msgspec.structs.fields(InstanceInfo) if f.name in found or f.required]
+        return InstanceInfo(**{f.name: msgspec.convert(found[f.name], f.type) for f in known})
+    except KeyError as error:
+        raise WireError(f"missing field {error}") from None
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise WireError(str(error)) from None
+
+
 class KVHandle(msgspec.Struct, frozen=True, array_like=True):
     """A right to read one prompt's KV, minted by the producer when it accepts the prompt.
 
@@ -84,25 +105,25 @@ class Deregister(Message, frozen=True):
     incarnation: str
 
 
-# --- request link, proxy to instance ---------------------------------------------------------------
+# --- request link, proxy to instance --------------------------------------------------------------
 
 
 class Hello(Message, frozen=True):
-    """Sent at once and then as the proxy's heartbeat; silence makes the instance abort its requests."""
+    """Sent at once, then as the proxy's heartbeat: in its silence the instance aborts its work."""
 
     proxy_id: str
     wire_version: int = WIRE_VERSION
 
 
 class RunPrefill(Message, frozen=True):
-    """Run the prompt, offer its KV, answer `Accepted` with the handle and `Tokens` with the first token."""
+    """Run the prompt and offer its KV: answer `Accepted` with the handle, then the first token."""
 
     request: EngineRequest
     attempt: int
 
 
 class RunDecode(Message, frozen=True):
-    """Fetch the KV named by `handle` and continue after the first token, which comes with the KV."""
+    """Fetch the KV that `handle` names and continue after the first token, which comes with it."""
 
     request: EngineRequest
     handle: KVHandle
@@ -122,7 +143,7 @@ class Abort(Message, frozen=True):
     request_id: str
 
 
-# --- request link, instance to proxy ---------------------------------------------------------------
+# --- request link, instance to proxy --------------------------------------------------------------
 
 
 class Welcome(Message, frozen=True):
