@@ -1,7 +1,8 @@
-"""Settings of every program of ours, as frozen dataclasses; command lines are derived from their fields.
+"""Settings of every program of ours, as frozen dataclasses; command lines are derived from their
+fields.
 
-The only reader of argv and of the environment. A field declares its help once; `add_options` makes the
-flag, `from_args` the object, and docs/cli.md is generated from the same place.
+The only reader of argv and of the environment. A field declares its help once; `add_options` makes
+the flag, `from_args` the object, and docs/cli.md is generated from the same place.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ T = TypeVar("T")
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
-    """A field that is also a flag. `extra`: positional, metavar, env (a variable that may set it)."""
+    """A field that is also a flag. `extra`: positional, metavar, env (a variable that may set
+    it).
+    """
     metadata = {"help": help, **extra}
     if isinstance(default, (list, dict)):
         raise TypeError("defaults must be immutable")
@@ -51,7 +54,9 @@ class ServeConfig:
     max_num_waiting: int = option(1024, "queued requests before new ones get 429", metavar="N")
     block_size: int = option(32, "tokens per KV block", metavar="N")
     kv_cache_memory: int | None = option(
-        None, "bytes for the KV cache (512MiB, 4GiB, …); default: chosen from free memory", size=True
+        None,
+        "bytes for the KV cache (512MiB, 4GiB, …); default: chosen from free memory",
+        size=True,
     )
     gpu_memory_utilization: float = option(0.9, "share of a GPU's memory to use", metavar="F")
     load_format: Literal["auto", "dummy"] = option("auto", "dummy: random weights from --seed")
@@ -68,7 +73,9 @@ class ServeConfig:
     kv_lease_s: float = option(
         10.0, "seconds a prefill instance holds blocks for a silent reader", metavar="S"
     )
-    api_key: tuple[str, ...] = option((), "key clients must send; may be repeated", env="XPYD_API_KEY")
+    api_key: tuple[str, ...] = option(
+        (), "key clients must send; may be repeated", env="XPYD_API_KEY"
+    )
     access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
     metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
     drain_timeout_s: float = option(
@@ -112,7 +119,9 @@ class ProxyConfig:
     )
     max_queue: int = option(1024, "requests in flight before new ones get 429", metavar="N")
     tokenizer: str = option("", "directory of the tokenizer; default: the instances' model")
-    api_key: tuple[str, ...] = option((), "key clients must send; may be repeated", env="XPYD_API_KEY")
+    api_key: tuple[str, ...] = option(
+        (), "key clients must send; may be repeated", env="XPYD_API_KEY"
+    )
     access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
     metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
 
@@ -131,7 +140,9 @@ class UpConfig:
 
     prefill: int = option(1, "prefill instances", metavar="X")
     decode: int = option(1, "decode instances", metavar="Y")
-    model: str = option("", "Hugging Face directory or name; default: the bundled model", env="MODEL")
+    model: str = option(
+        "", "Hugging Face directory or name; default: the bundled model", env="MODEL"
+    )
     served_model_name: str = option("", "name in the API; default: the last part of the model")
     connector: str = option("shm", "how KV blocks travel: shm, nixl or shared_storage")
     host: str = option("127.0.0.1", "address of the proxy")
@@ -153,7 +164,9 @@ class UpConfig:
         _check_port("--port", self.port)
         _check_port("--registry-port", self.registry_port)
         if self.prefill < 0 or self.decode < 0 or self.prefill + self.decode == 0:
-            raise ConfigError("--prefill and --decode must not be negative, and one must be above 0")
+            raise ConfigError(
+                "--prefill and --decode must not be negative, and one must be above 0"
+            )
         if self.timeout_seconds <= 0:
             raise ConfigError("--timeout-seconds must be above 0")
 
@@ -206,7 +219,9 @@ def parse_bytes(text: str) -> int:
     try:
         return int(float(lowered.removesuffix(unit)) * units[unit])
     except (ValueError, KeyError):
-        raise argparse.ArgumentTypeError(f"expected bytes like 512MiB or 4GiB, got {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"expected bytes like 512MiB or 4GiB, got {text!r}"
+        ) from None
 
 
 def _add_option(parser: argparse.ArgumentParser, entry: Any, hint: Any) -> None:
@@ -232,7 +247,9 @@ def _add_option(parser: argparse.ArgumentParser, entry: Any, hint: Any) -> None:
         kwargs |= {"action": "extend", "nargs": "+", "metavar": meta.get("metavar", "VALUE")}
     else:
         kwargs["type"] = parse_bytes if meta.get("size") else base
-        kwargs["metavar"] = meta.get("metavar", "BYTES" if meta.get("size") else base.__name__.upper())
+        kwargs["metavar"] = meta.get(
+            "metavar", "BYTES" if meta.get("size") else base.__name__.upper()
+        )
     parser.add_argument(flag, **kwargs)
 
 

@@ -1,31 +1,34 @@
 """The exception tree: every error a user, an operator or a peer can meet, with its HTTP status.
 
     XpydError                      500  server_error
-    ├─ BadRequest                  400  invalid_request_error   the client's fault; `param` names the field
+    ├─ BadRequest                  400  invalid_request_error   the client's; `param` names the field
     │  ├─ ContextLengthExceeded    400  … code context_length_exceeded
     │  ├─ InvalidApiKey            401  … code invalid_api_key
     │  ├─ PermissionDenied         403  … code permission_denied
     │  ├─ ModelNotFound            404  … code model_not_found
     │  └─ PayloadTooLarge          413  … code payload_too_large
     ├─ Overloaded                  429  rate_limit_error        try again: queue full
-    ├─ Unavailable                 503  server_error            try again: no instance, draining
-    ├─ InstanceLost                503  server_error            the instance that ran the request died
+    ├─ Unavailable                 503  server_error            try again: none ready
+    ├─ InstanceLost                503  server_error            the instance died
     ├─ DeadlineExceeded            504  server_error
-    ├─ TransferError               500  server_error            a KV load failed; the policy decides what next
-    │  ├─ LeaseExpired                  the producer took its blocks back before the read was confirmed
-    │  ├─ LayoutMismatch                the two ends cannot exchange blocks; `message` names the field
+    ├─ TransferError               500  server_error            a KV load failed: retry or recompute
+    │  ├─ LeaseExpired                  blocks taken back before the read was confirmed
+    │  ├─ LayoutMismatch                cannot exchange blocks; `message` says why
     │  ├─ PeerLost                      the producer stopped answering
     │  └─ CorruptBlock                  epoch or checksum differs after the copy
     └─ ConfigError                      refused at start: one clear line, exit status 2
 
-An error crosses a process border as `(code, message, param)`; `from_wire` rebuilds it on the other side.
+An error crosses a process border as `(code, message, param)`; `from_wire` rebuilds it on the other
+side.
 """
 
 from __future__ import annotations
 
 
 class XpydError(Exception):
-    """Base of all of ours. `message` is written for whoever must act on it: no paths, no addresses."""
+    """Base of all of ours. `message` is written for whoever must act on it: no paths, no
+    addresses.
+    """
 
     status: int = 500
     type: str = "server_error"
@@ -105,6 +108,7 @@ class DeadlineExceeded(XpydError):
 
 class TransferError(XpydError):
     code = "kv_transfer_failed"
+    quarantine: tuple[int, ...] = ()  # local blocks that late bytes may still reach: do not reuse
 
 
 class LeaseExpired(TransferError):

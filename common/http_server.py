@@ -20,7 +20,9 @@ from common.errors import ConfigError
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises ConfigError with one line if it cannot."""
+    """A listening socket; port 0 takes a free one. Raises ConfigError with one line if it
+    cannot.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -30,7 +32,9 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"port {port} on {host} is in use; choose another with --port") from None
+            raise ConfigError(
+                f"port {port} on {host} is in use; choose another with --port"
+            ) from None
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from None
     listener.setblocking(False)
     return listener
@@ -48,7 +52,9 @@ async def serve_app(
     drain: Callable[[], Awaitable[None]],
     stopped: asyncio.Event | None = None,
 ) -> None:
-    """Serve until a signal (or `stopped`), then drain and stop. Returns when everything is closed."""
+    """Serve until a signal (or `stopped`), then drain and stop. Returns when everything is
+    closed.
+    """
     server = _Server(
         uvicorn.Config(
             app,

@@ -1,4 +1,5 @@
-"""What the user asked and what comes back, in tokens. Plain frozen data; knows no HTTP and no engine.
+"""What the user asked and what comes back, in tokens. Plain frozen data; knows no HTTP and no
+engine.
 
 The same structs travel between processes (`common/wire.py`), so every field is msgpack-able.
 """
@@ -21,8 +22,8 @@ class FinishReason(str, Enum):
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     """How to choose tokens. Already validated and complete: the front end fills in every default.
 
-    The noise of a draw is a pure function of (`seed`, position of the token), so a request that moves
-    to another instance draws there what it would have drawn here.
+    The noise of a draw is a pure function of (`seed`, position of the token), so a request that
+    moves to another instance draws there what it would have drawn here.
     """
 
     max_tokens: int
@@ -71,7 +72,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     """New tokens of one request after one engine step. The last event has `finish_reason`.
 
-    `index` is the output position of `token_ids[0]`: a receiver that has seen more drops what it knows.
+    `index` is the output position of `token_ids[0]`: a receiver that has seen more drops what it
+    knows.
     """
 
     request_id: str
@@ -82,4 +84,6 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the id in `stop_token_ids` that ended it; None for EOS
     num_cached_tokens: int = 0  # prompt tokens not computed thanks to the prefix cache
-    timings: dict[str, float] = {}  # seconds per stage, first event only: queue, prefill, transfer …
+    timings: dict[
+        str, float
+    ] = {}  # seconds per stage, first event only: queue, prefill, transfer …

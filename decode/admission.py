@@ -1,7 +1,7 @@
 """Who may come in: blocks for an incoming load, first come first served.
 
-A load takes its whole prompt's blocks at once or waits; leading blocks that the prefix cache already
-holds are shared instead of loaded.
+A load takes its whole prompt's blocks at once or waits; leading blocks that the prefix cache
+already holds are shared instead of loaded.
 """
 
 from __future__ import annotations
@@ -83,4 +83,3 @@ class Admission:
     def _give_back(self, asked: asyncio.Future[Loan | None]) -> None:
         if not asked.cancelled() and asked.exception() is None and (loan := asked.result()):
             self._driver.post(lambda engine: engine.free(loan.block_ids))
-

@@ -1,8 +1,8 @@
 """What a decode instance does with a request: admit, fetch the KV, adopt it, decode.
 
-    RunDecode ─▶ admission (blocks) ─▶ fetch ─▶ adopt ─▶ tokens 1, 2, 3 …
-                                         └ failed load: the prompt runs here; token 0 comes twice, the
-                                           proxy drops the second, which is equal
+RunDecode ─▶ admission (blocks) ─▶ fetch ─▶ adopt ─▶ tokens 1, 2, 3 …
+                                     └ failed load: the prompt runs here; token 0 comes twice, the
+                                       proxy drops the second, which is equal
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from kv_transfer.consumer import KVConsumer
 
 log = logging.getLogger(__name__)
 
-LOAD_DEADLINE_S = 600.0  # queueing and prefill on the other side included; a dead peer is noticed in 3
+LOAD_DEADLINE_S = (
+    600.0  # queueing and prefill on the other side included; a dead peer is noticed in 3
+)
 
 
 @dataclass(slots=True)

@@ -1,9 +1,11 @@
-"""What a prefill instance does with a request: run the prompt, offer its blocks, answer the first token.
+"""What a prefill instance does with a request: run the prompt, offer its blocks, answer the first
+token.
 
     RunPrefill ─▶ offer ─▶ Accepted(handle) ─▶ engine ─┬▶ each filled block joins the offer
-                                                       └▶ first token: to the proxy, and into the offer
+                                                       └▶ first token: to proxy and offer
 
-From `extend` on the blocks belong to the producer's lease table, which gives them back to the engine.
+From `extend` on the blocks belong to the producer's lease table, which gives them back to the
+engine.
 """
 
 from __future__ import annotations

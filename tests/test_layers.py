@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("kernels", "common", "kv_transfer", "prefill", "decode", "proxy", "scripts", "benchmarks")
+PACKAGES = (
+    "kernels",
+    "common",
+    "kv_transfer",
+    "prefill",
+    "decode",
+    "proxy",
+    "scripts",
+    "benchmarks",
+)
 
 MAY_IMPORT = {
     "kernels": set(),

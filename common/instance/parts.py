@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import torch
 
 from common.config import ServeConfig, parse_cores
 from common.engine.driver import EngineDriver
-from common.engine.engine import Engine, EngineSettings
-from common.engine.kv_cache import KVCache, kv_fingerprint
+from common.engine.engine import Engine
+from common.engine.kv_cache import KVCache
 from common.engine_client import ModelCard
 from common.errors import ConfigError
-from common.model.loader import load_model, model_fingerprint, resolve_model
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,14 @@ import asyncio
 import contextlib
 
 from common.rpc import Link
-from common.wire import MAX_REGISTRY_MESSAGE_BYTES, Decoder, Deregister, InstanceInfo, Register, ToProxy
+from common.wire import (
+    MAX_REGISTRY_MESSAGE_BYTES,
+    Decoder,
+    Deregister,
+    InstanceInfo,
+    Register,
+    ToProxy,
+)
 
 INTERVAL_S = 1.0
 

@@ -24,8 +24,8 @@ PEER_TIMEOUT_S = 2.0  # four missed heartbeats
 
 
 class RequestLinks:
-    """`on_message(peer, message)` gets everything but `Hello`. `load()` is None while nothing progresses:
-    then no heartbeat goes out, and the proxies learn that way."""
+    """`on_message(peer, message)` gets everything but `Hello`. `load()` is None while nothing
+    progresses: then no heartbeat goes out, and the proxies learn that way."""
 
     def __init__(
         self,

@@ -28,7 +28,8 @@ class Requests:
     def start(self, request_id: str, origin: Origin, work: Coroutine[Any, Any, None]) -> None:
         """Open the request and do `work` for it; an `XpydError` it raises is told to the proxy.
 
-        A request id that is still open belongs to an older attempt of the same request: that one ends.
+        A request id that is still open belongs to an older attempt of the same request: that one
+        ends.
         """
         self.stop(request_id)
         self.outbox.open(request_id, origin)

@@ -1,0 +1,243 @@
+"""`xpyd up`: start a topology, wait until it is healthy, serve until Ctrl-C, stop everything it
+started.
+
+An instance that dies while others of its role still serve is reported and missed; a role with
+nobody left for `ROLE_GRACE_S` (a supervisor may bring one back at the same address) ends the
+topology.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from common.config import UpConfig
+from common.errors import ConfigError
+from scripts import demo
+from scripts.supervise import Child, start, stop
+from scripts.topology import TopologyPlan, describe, plan_topology, write_topology
+
+ROLE_GRACE_S = 10.0
+POLL_S = 0.1
+
+
+class ChildDied(Exception):
+    """Somebody ended who should not have; the message is the one line for the user."""
+
+
+def run(config: UpConfig, instance_arguments: list[str]) -> int:
+    _check_model(config)
+    plan = plan_topology(
+        config,
+        instance_arguments,
+        cores=sorted(os.sched_getaffinity(0)),
+        gpus=_count_gpus(),
+        is_free=_is_free,
+    )
+    return asyncio.run(_Launcher(config, plan).run())
+
+
+class _Launcher:
+    def __init__(self, config: UpConfig, plan: TopologyPlan) -> None:
+        self._config = config
+        self._plan = plan
+        self._children: list[Child] = []
+        self._file = Path(config.topology_file)
+        self._stop = asyncio.Event()
+        self._reported: set[str] = set()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        status = 0
+        try:
+            await self._start()
+            if not self._stop.is_set():
+                status = await self._serve()
+        except ChildDied as error:
+            print(f"xpyd up: {error}", file=sys.stderr)
+            status = 1
+        finally:
+            await self._shut_down()
+        return status
+
+    async def _start(self) -> None:
+        plan = self._plan
+        print(f"starting {plan.model}: {len(plan.instances)} instances and a proxy", flush=True)
+        self._children = [start(process) for process in plan.processes]
+        began = time.monotonic()
+        deadline = began + self._config.timeout_seconds
+        waiting = {child.plan.name: child for child in self._children}
+        told = began
+        async with aiohttp.ClientSession() as session:
+            while waiting and not self._stop.is_set():
+                self._refuse_dead()
+                # The proxy answers 200 only when a pair is ready, so it comes last by itself.
+                for name, child in list(waiting.items()):
+                    if await _is_healthy(session, child.plan.url):
+                        del waiting[name]
+                        print(
+                            f"  {name:<10} {child.plan.url}  ready after "
+                            f"{time.monotonic() - began:.1f} s",
+                            flush=True,
+                        )
+                if time.monotonic() > deadline:
+                    raise ChildDied(
+                        f"not healthy after {self._config.timeout_seconds:.0f} s: "
+                        f"{', '.join(waiting)}; see {waiting[min(waiting)].plan.log}"
+                    )
+                if waiting and time.monotonic() - told > 5.0:
+                    told = time.monotonic()
+                    print(
+                        f"  … waiting for {', '.join(waiting)} ({told - began:.0f} s)", flush=True
+                    )
+                await asyncio.sleep(POLL_S)
+            if not self._stop.is_set():
+                await self._write_topology(session)
+
+    async def _serve(self) -> int:
+        if self._config.demo:
+            key = self._config.api_key[0] if self._config.api_key else None
+            return await demo.run(self._plan.proxy.url, self._plan.model, key)
+        print(_greeting(self._plan, bool(self._config.api_key)), flush=True)
+        async with aiohttp.ClientSession() as session:
+            watching = asyncio.create_task(self._watch(session))
+            stopping = asyncio.create_task(self._stop.wait())
+            await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (watching, stopping):
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+        return 0
+
+    async def _watch(self, session: aiohttp.ClientSession) -> None:
+        """Returns never; raises ChildDied when a role has nobody left."""
+        empty_since: dict[str, float] = {}
+        while True:
+            for role in ("proxy", "prefill", "decode"):
+                members = [child for child in self._children if child.plan.role == role]
+                if not members:
+                    continue
+                deaths = [line for child in members if (line := self._report_death(child))]
+                if len([child for child in members if child.death()]) < len(members):
+                    empty_since.pop(role, None)
+                    continue
+                urls = [child.plan.url for child in members]
+                if any([await _is_alive(session, url) for url in urls]):
+                    empty_since.pop(role, None)  # somebody else brought one back
+                    continue
+                since = empty_since.setdefault(role, time.monotonic())
+                if time.monotonic() - since > ROLE_GRACE_S:
+                    last = deaths[-1] if deaths else members[-1].death()
+                    raise ChildDied(f"no {role} is left, stopping: {last}")
+            await asyncio.sleep(0.5)
+
+    def _report_death(self, child: Child) -> str | None:
+        line = child.death()
+        if line and child.plan.name not in self._reported:
+            self._reported.add(child.plan.name)
+            print(f"xpyd up: {line}", file=sys.stderr, flush=True)
+        return line
+
+    def _refuse_dead(self) -> None:
+        for child in self._children:
+            if line := child.death():
+                raise ChildDied(line)
+
+    async def _write_topology(self, session: aiohttp.ClientSession) -> None:
+        side_channels = []
+        for child in self._children:
+            if child.plan.role == "prefill":
+                info = await _get_json(session, f"{child.plan.url}/instance", self._config.api_key)
+                side_channels.append(info["side_channel"])
+        pids = {child.plan.name: child.pid for child in self._children}
+        write_topology(self._file, describe(self._plan, pids, side_channels))
+
+    async def _shut_down(self) -> None:
+        if any(child.process.poll() is None for child in self._children):
+            print("stopping …", flush=True)
+        proxies = [child for child in self._children if child.plan.role == "proxy"]
+        instances = [child for child in self._children if child.plan.role != "proxy"]
+        await stop(proxies)  # first, so that running streams can still finish
+        await stop(instances)
+        self._file.unlink(missing_ok=True)
+
+
+def _check_model(config: UpConfig) -> None:
+    """Before anything starts: a path that is none is refused in one line."""
+    model = config.model
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if model and looks_like_path and not (Path(model).expanduser() / "config.json").is_file():
+        raise ConfigError(f"--model {model}: no such model directory (config.json is missing)")
+
+
+def _greeting(plan: TopologyPlan, needs_key: bool) -> str:
+    key = "$XPYD_API_KEY" if needs_key else "none"
+    question = '"messages": [{"role": "user", "content": "What is the capital of France?"}]'
+    authorization = '  -H "Authorization: Bearer $XPYD_API_KEY" \\\n' if needs_key else ""
+    return f"""
+ready: {plan.proxy.url}/v1   (model {plan.model}; Ctrl-C stops everything)
+
+  curl {plan.proxy.url}/v1/chat/completions -H 'Content-Type: application/json' \\
+{authorization}    -d '{{"model": "{plan.model}", {question}}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{plan.proxy.url}/v1", api_key="{key}")
+  answer = client.chat.completions.create(model="{plan.model}",
+      messages=[{{"role": "user", "content": "Who wrote Hamlet?"}}])
+  print(answer.choices[0].message.content)
+"""
+
+
+async def _is_healthy(session: aiohttp.ClientSession, url: str) -> bool:
+    return await _status(session, url) == 200
+
+
+async def _is_alive(session: aiohttp.ClientSession, url: str) -> bool:
+    return await _status(session, url) is not None
+
+
+async def _status(session: aiohttp.ClientSession, url: str) -> int | None:
+    try:
+        async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=2)) as answer:
+            return answer.status
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
+        return None
+
+
+async def _get_json(
+    session: aiohttp.ClientSession, url: str, keys: tuple[str, ...]
+) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+    timeout = aiohttp.ClientTimeout(total=5)
+    async with session.get(url, headers=headers, timeout=timeout) as answer:
+        found: dict[str, Any] = await answer.json()
+        return found
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _count_gpus() -> int:
+    """Without importing torch: what the driver shows."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip()])
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
