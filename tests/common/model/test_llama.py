@@ -1,0 +1,144 @@
+"""The native family against transformers' own forward, on small random models in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from common.model.loader import CausalLM, load_model
+from tests.common.model.oracle import (
+    make_model,
+    oracle_greedy,
+    oracle_logits,
+    random_tokens,
+    save,
+)
+from tests.common.model.paged_driver import PagedDriver
+
+CPU = torch.device("cpu")
+SMALL = {
+    "vocab_size": 101,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 1000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-2": ("LlamaForCausalLM", {"num_key_value_heads": 6}),
+    "llama-3": ("LlamaForCausalLM", {"rope_parameters": LLAMA3_ROPE}),
+    "llama-tied": ("LlamaForCausalLM", {"tie_word_embeddings": True}),
+    "llama-biases": ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True}),
+    "llama-wide-heads": ("LlamaForCausalLM", {"head_dim": 20, "num_key_value_heads": 3}),
+    "llama-linear": (
+        "LlamaForCausalLM",
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 500.0}},
+    ),
+    "llama-yarn": ("LlamaForCausalLM", {"rope_parameters": YARN_ROPE}),
+    "llama-yarn-mscale": (
+        "LlamaForCausalLM",
+        {
+            "rope_parameters": YARN_ROPE
+            | {"mscale": 0.7, "mscale_all_dim": 1.2, "beta_fast": 16, "truncate": False}
+        },
+    ),
+    "mistral-window": ("MistralForCausalLM", {"sliding_window": 16}),
+    "mistral-no-window": ("MistralForCausalLM", {"sliding_window": None}),
+    "qwen2": ("Qwen2ForCausalLM", {}),
+    "qwen2-window": (
+        "Qwen2ForCausalLM",
+        {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+    ),
+    "qwen3": ("Qwen3ForCausalLM", {"head_dim": 16, "tie_word_embeddings": True}),
+    "qwen3-biases": (
+        "Qwen3ForCausalLM",
+        {
+            "head_dim": 8,
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 12,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """(transformers model, our model) with the same weights."""
+    architecture, settings = CASES[request.param]
+    oracle = make_model(architecture, SMALL | settings)
+    path = save(oracle, tmp_path_factory.mktemp("model"))
+    return oracle, load_model(path, device=CPU)
+
+
+def test_logits_of_a_chunked_prompt(pair: tuple[Any, CausalLM]):
+    oracle, model = pair
+    tokens = random_tokens(90, 101, seed=1)
+    logits = PagedDriver(model).run(tokens, [1, 30, 7, 50, 1, 1])
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, oracle_logits(oracle, tokens), atol=1e-4, rtol=0)
+
+
+def test_logits_in_a_mixed_batch_with_a_prefix_hit(pair: tuple[Any, CausalLM]):
+    oracle, model = pair
+    driver = PagedDriver(model, block_size=8)
+    first = driver.add(random_tokens(70, 101, seed=2))
+    driver.step([(first, 60)])
+    sharing = driver.add(first.tokens[:45] + random_tokens(20, 101, seed=3), prefix_of=first)
+    fresh = driver.add(random_tokens(33, 101, seed=4))
+    assert sharing.computed == 40
+    work = [(first, 10), (sharing, 25), (fresh, 33)]
+    for (sequence, count), logits in zip(work, driver.step(work), strict=True):
+        expected = oracle_logits(oracle, sequence.tokens)[-count:]
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+def test_greedy_tokens(pair: tuple[Any, CausalLM]):
+    oracle, model = pair
+    prompt = random_tokens(11, 101, seed=5)
+    assert PagedDriver(model).greedy(prompt, 64) == oracle_greedy(oracle, prompt, 64)
+
+
+def test_only_the_wanted_rows_have_logits(pair: tuple[Any, CausalLM]):
+    _, model = pair
+    tokens = random_tokens(12, 101, seed=6)
+    driver = PagedDriver(model)
+    (every,) = driver.step([(driver.add(tokens), 12)])
+    (last,) = driver.step([(driver.add(tokens), 12)], every_row=False)
+    assert last.shape == (1, 101)
+    torch.testing.assert_close(last[0], every[-1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_near_float32(tmp_path: Path, dtype: str):
+    """Weights and KV of the smaller dtype; the difference is that dtype's rounding."""
+    oracle = make_model("LlamaForCausalLM", SMALL)
+    model = load_model(save(oracle, tmp_path), dtype=dtype, device=CPU)
+    driver = PagedDriver(model)
+    assert str(driver.cache.dtype) == f"torch.{dtype}"
+    tokens = random_tokens(60, 101, seed=7)
+    logits, expected = driver.run(tokens, [40, 20]), oracle_logits(oracle, tokens)
+    tolerance = {"bfloat16": 0.03, "float16": 0.004}[dtype] * expected.std()
+    assert (logits - expected).pow(2).mean().sqrt() < tolerance
