@@ -1,0 +1,92 @@
+import json
+import stat
+
+import pytest
+
+from common.config import UpConfig
+from common.errors import ConfigError
+from scripts.topology import describe, plan_topology, share_cores, write_topology
+
+
+def plan(config, extra=(), cores=(0, 1), gpus=0, busy=()):
+    return plan_topology(
+        config, extra, cores=cores, gpus=gpus, is_free=lambda host, port: port not in busy
+    )
+
+
+def flag(argv, name):
+    return argv[argv.index(name) + 1]
+
+
+def test_one_of_each_on_two_cores_gets_a_core_each():
+    made = plan(UpConfig())
+    assert [p.name for p in made.processes] == ["proxy", "prefill-0", "decode-0"]
+    assert [flag(p.argv, "--cpu-cores") for p in made.instances] == ["0", "1"]
+    assert [flag(p.argv, "--role") for p in made.instances] == ["prefill", "decode"]
+    assert flag(made.proxy.argv, "--registry-port") == "30001"
+    assert all(flag(p.argv, "--registry") == "127.0.0.1:30001" for p in made.instances)
+
+
+def test_default_ports_skip_busy_ones_and_never_repeat():
+    made = plan(UpConfig(prefill=2, decode=2), busy={8100, 8201, 30001})
+    assert [p.url.rpartition(":")[2] for p in made.instances] == ["8101", "8102", "8200", "8202"]
+    assert made.registry == "tcp://127.0.0.1:30002"
+
+
+def test_a_named_port_in_use_is_refused():
+    with pytest.raises(ConfigError, match="--port: port 8000 is in use"):
+        plan(UpConfig(), busy={8000})
+    with pytest.raises(ConfigError, match="--prefill-ports"):
+        plan(UpConfig(prefill_ports="8100"), busy={8100})
+    with pytest.raises(ConfigError, match="--decode-ports: 2 ports needed, got 1"):
+        plan(UpConfig(decode=2, decode_ports="9000"))
+
+
+def test_named_gpus_are_dealt_out_per_role():
+    made = plan(UpConfig(prefill=2, decode=1, prefill_gpus="4,5", decode_gpus="6"), gpus=8)
+    assert [p.env["CUDA_VISIBLE_DEVICES"] for p in made.instances] == ["4", "5", "6"]
+
+
+def test_without_a_list_gpus_are_used_in_turn():
+    made = plan(UpConfig(prefill=1, decode=2), gpus=2)
+    assert [p.env["CUDA_VISIBLE_DEVICES"] for p in made.instances] == ["0", "1", "0"]
+
+
+def test_own_core_lists_are_left_alone():
+    made = plan(UpConfig(), extra=["--cpu-cores", "0-1"])
+    assert [p.argv.count("--cpu-cores") for p in made.instances] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("cores", "instances", "expected"),
+    [
+        ([0, 1], 2, [[0], [1]]),
+        ([0, 1], 4, [[0], [1], [0], [1]]),
+        ([0, 1, 2, 3, 4], 2, [[0, 1], [2, 3, 4]]),
+        ([3], 1, [[3]]),
+    ],
+)
+def test_cores_are_shared_out(cores, instances, expected):
+    assert share_cores(cores, instances) == expected
+
+
+def test_keys_travel_in_the_environment_not_in_argv():
+    made = plan(UpConfig(api_key=("secret",)))
+    assert all(p.env["XPYD_API_KEY"] == "secret" for p in made.processes)
+    assert not any("secret" in part for p in made.processes for part in p.argv)
+
+
+def test_the_description_has_the_fields_of_the_contract(tmp_path):
+    made = plan(UpConfig(prefill=1, decode=2, connector="shared_storage"))
+    pids = {p.name: 100 + i for i, p in enumerate(made.processes)}
+    path = tmp_path / "run" / "topology.json"
+    write_topology(path, describe(made, pids, ["tcp://127.0.0.1:5600"]))
+    found = json.loads(path.read_text())
+    assert found["proxy"]["url"] == "http://127.0.0.1:8000"
+    assert found["proxy"]["pid"] == 100
+    assert [row["pid"] for row in found["decode"]] == [102, 103]
+    assert set(found["prefill"][0]) == {"url", "pid", "start", "env", "cwd", "log"}
+    assert found["registry"] == {"endpoint": "tcp://127.0.0.1:30001"}
+    assert found["side_channels"] == ["tcp://127.0.0.1:5600"]
+    assert found["storage"]["dir"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
