@@ -11,13 +11,18 @@ _PARTS = {
 }
 
 
-def run(arguments: list[str]) -> int:
+def build_parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """Only the part that `arguments` name gets its flags: the others stay unimported."""
     parser = argparse.ArgumentParser(prog="xpyd bench")
     commands = parser.add_subparsers(dest="part", metavar="COMMAND", required=True)
     for name, (module, text) in _PARTS.items():
         part = commands.add_parser(name, help=text)
         if arguments[:1] == [name]:
             importlib.import_module(module).add_arguments(part)
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def run(arguments: list[str]) -> int:
+    args = build_parser(arguments).parse_args(arguments)
     status: int = importlib.import_module(_PARTS[args.part][0]).run(args)
     return status
