@@ -1,0 +1,247 @@
+"""One running instance: HTTP side, request links, registration, drain. What all roles share.
+
+The role is in the `Worker`; this page is the life of the process around it:
+
+    bind the port ─▶ load the engine ─▶ start links and worker ─▶ register ─▶ serve ─▶ drain ─▶ close
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import uvloop
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from common.api.app import ApiSettings, create_app
+from common.config import ServeConfig
+from common.engine.local import LocalEngine
+from common.engine_client import ModelCard
+from common.errors import Unavailable
+from common.http_server import bind, serve_app, url_of
+from common.instance.outbox import Send
+from common.instance.parts import EngineParts, build_engine, pin_to_cores
+from common.instance.registration import Registration
+from common.instance.request_link import RequestLinks
+from common.metrics import Metrics
+from common.request import EngineRequest, TokenEvent
+from common.text import TextModel
+from common.version import VERSION
+from common.wire import InstanceInfo, Load
+
+log = logging.getLogger(__name__)
+
+STUCK_AFTER_S = 30.0  # no step finished for so long, with work to do: no more heartbeats
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`instance_id` survives a restart at the same address, `incarnation` does not."""
+
+    instance_id: str
+    incarnation: str
+
+
+class Worker(Protocol):
+    """What a role does with the proxies' messages."""
+
+    side_channel: str  # tcp://…, "" if the role has none
+
+    def handle(self, peer: bytes, message: Any) -> None: ...
+    def peer_lost(self, peer: bytes) -> None: ...
+    def num_open(self) -> int:
+        """Requests and leases that a drain waits for."""
+        ...
+
+    def num_waiting(self) -> int:
+        """Requests that wait outside the engine."""
+        ...
+
+    def ledger(self) -> dict[str, Any]: ...
+    def gauges(self) -> dict[str, Callable[[], float]]: ...
+    def counters(self) -> dict[str, Callable[[], float]]: ...
+    async def close(self) -> None: ...
+
+
+MakeWorker = Callable[[ServeConfig, EngineParts, Identity, Send], Awaitable[Worker]]
+
+
+def run_instance(config: ServeConfig, make_worker: MakeWorker) -> int:
+    """Blocks until a signal ends it; the exit status. Raises ConfigError before anything serves."""
+    pin_to_cores(config)
+    listener = bind(config.host, config.port)  # first: a port in use should not cost a model load
+    parts = build_engine(config)
+    uvloop.run(_Instance(config, listener, parts).run(make_worker))
+    return 0
+
+
+class _Instance:
+    def __init__(self, config: ServeConfig, listener: socket.socket, parts: EngineParts) -> None:
+        self._config = config
+        self._listener = listener
+        self._parts = parts
+        self._url = url_of(listener)
+        self._identity = Identity(
+            f"{config.role}@{self._url.partition('//')[2]}", uuid.uuid4().hex
+        )
+        self._draining = False
+
+    async def run(self, make_worker: MakeWorker) -> None:
+        parts, config = self._parts, self._config
+        parts.driver.start(asyncio.get_running_loop())
+        self._client = DrainingClient(LocalEngine(parts.driver, parts.card), self._is_alive)
+        self._links = RequestLinks(
+            "tcp://127.0.0.1:0",
+            on_message=lambda peer, message: self._worker.handle(peer, message),
+            on_peer_lost=lambda peer: self._worker.peer_lost(peer),
+            load=self._load,
+        )
+        self._worker: Worker = await make_worker(config, parts, self._identity, self._links.send)
+        info = self._info()
+        app = self._app(info)
+        self._links.start(info)
+        registration = Registration(config.registry, info) if config.registry else None
+        log.info("%s instance at %s", config.role, self._url)
+        try:
+            await serve_app(app, self._listener, drain=self._drain)
+        finally:
+            if registration is not None:
+                await registration.close()
+            await self._worker.close()
+            await self._links.close()
+            await parts.driver.stop()
+            parts.cache.close()
+
+    def _info(self) -> InstanceInfo:
+        parts, config = self._parts, self._config
+        return InstanceInfo(
+            instance_id=self._identity.instance_id,
+            incarnation=self._identity.incarnation,
+            role=config.role,
+            url=self._url,
+            endpoint=self._links.endpoint,
+            side_channel=self._worker.side_channel,
+            model=parts.card.name,
+            model_path=str(parts.path.absolute()),
+            max_model_len=parts.card.max_model_len,
+            kv_fingerprint=parts.kv_fingerprint,
+            kv_connector=config.kv_connector,
+            num_blocks=parts.cache.num_blocks,
+            block_size=config.block_size,
+            version=VERSION,
+        )
+
+    def _app(self, info: InstanceInfo) -> FastAPI:
+        config, parts = self._config, self._parts
+        metrics = Metrics(f"{config.metrics_prefix}:", parts.card.name)
+        self._register_metrics(metrics)
+        text = TextModel.load(parts.path)
+        app = create_app(
+            self._client,
+            lambda model: text,
+            metrics,
+            ApiSettings(
+                api_keys=config.api_key, access_log=config.access_log, version=VERSION
+            ),
+        )
+
+        @app.get("/instance", include_in_schema=False)
+        async def instance() -> JSONResponse:
+            import msgspec
+
+            return JSONResponse(msgspec.to_builtins(_as_dict(info)))
+
+        @app.get("/debug/kv", include_in_schema=False)
+        async def ledger() -> JSONResponse:
+            blocks = await parts.driver.call(lambda engine: engine.ledger())
+            return JSONResponse({"blocks": blocks, **self._worker.ledger()})
+
+        return app
+
+    def _register_metrics(self, metrics: Metrics) -> None:
+        engine, cache = self._parts.engine, self._parts.cache
+        metrics.gauge(
+            "num_requests_running", "Sequences in the batch.", lambda: engine.load().num_running
+        )
+        metrics.gauge(
+            "num_requests_waiting",
+            "Sequences that wait for a step or for blocks.",
+            lambda: engine.load().num_waiting + self._worker.num_waiting(),
+        )
+        metrics.gauge(
+            "kv_cache_usage_perc",
+            "Share of blocks that are neither free nor evictable.",
+            lambda: 1.0 - engine.load().free_blocks / cache.num_blocks,
+        )
+        for name, read in self._worker.gauges().items():
+            metrics.gauge(name, name.replace("_", " ") + ".", read)
+
+    def _is_alive(self) -> bool:
+        """Progress, not presence: the engine's thread stepped lately or has nothing to do."""
+        driver = self._parts.driver
+        return not self._draining and time.monotonic() - driver.last_progress < STUCK_AFTER_S
+
+    def _load(self) -> Load | None:
+        if time.monotonic() - self._parts.driver.last_progress >= STUCK_AFTER_S:
+            return None
+        load = self._parts.engine.load()
+        return Load(
+            incarnation=self._identity.incarnation,
+            num_running=load.num_running,
+            num_waiting=load.num_waiting + self._worker.num_waiting(),
+            num_waiting_tokens=load.num_waiting_tokens,
+            free_blocks=load.free_blocks,
+            total_blocks=load.total_blocks,
+            is_draining=self._draining,
+        )
+
+    async def _drain(self) -> None:
+        """Take no new work; let requests and leases end, for at most the configured time."""
+        self._draining = True
+        self._client.draining = True
+        self._links.announce_load()
+        deadline = time.monotonic() + self._config.drain_timeout_s
+        while time.monotonic() < deadline:
+            if not self._worker.num_open() and not self._client.num_running:
+                return
+            await asyncio.sleep(0.05)
+        log.warning("drain timed out with %d requests left", self._worker.num_open())
+
+
+class DrainingClient:
+    """An `EngineClient` that refuses new work while the instance drains."""
+
+    def __init__(self, engine: LocalEngine, is_alive: Callable[[], bool]) -> None:
+        self._engine = engine
+        self._is_alive = is_alive
+        self.draining = False
+        self.num_running = 0
+
+    def models(self) -> list[ModelCard]:
+        return self._engine.models()
+
+    def is_ready(self) -> bool:
+        return self._is_alive()
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
+        if self.draining:
+            raise Unavailable("this instance is shutting down")
+        self.num_running += 1
+        events = self._engine.generate(request)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            self.num_running -= 1
+            await events.aclose()
+
+
+def _as_dict(info: InstanceInfo) -> dict[str, Any]:
+    return {name: getattr(info, name) for name in info.__struct_fields__}
