@@ -1,0 +1,67 @@
+"""The door of the KV hand-over: the two faces, their settings, and transports by name.
+
+    config = KVTransferConfig.parse('{"kv_connector": "NixlConnector"}')
+    transport = make_transport(config, region, info)
+    producer = KVProducer(info, region, transport, free=…, epochs=…, lease_s=config.lease_s)
+    consumer = KVConsumer(info, region, transport)
+
+A third party adds a connector as an entry point of group `xpyd.kv_transports`: a callable that
+takes (config, region, info) and returns a `Transport`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from common.errors import ConfigError
+from kv_transfer.config import KVTransferConfig
+from kv_transfer.consumer import HeldOffer, KVConsumer
+from kv_transfer.identity import KVIdentity
+from kv_transfer.producer import KVProducer
+from kv_transfer.region import KVRegion
+from kv_transfer.transport.base import Transport
+
+__all__ = [
+    "HeldOffer",
+    "KVConsumer",
+    "KVIdentity",
+    "KVProducer",
+    "KVRegion",
+    "KVTransferConfig",
+    "make_transport",
+]
+
+ENTRY_POINT_GROUP = "xpyd.kv_transports"
+
+
+def make_transport(config: KVTransferConfig, region: KVRegion, info: KVIdentity) -> Transport:
+    """The transport that the settings name. Raises ConfigError if there is none or it cannot work
+    here.
+
+    Built-in ones are imported only when named: nixl needs a package that not everybody has.
+    """
+    match config.connector:
+        case "memory":
+            from kv_transfer.transport.memory import MemoryTransport
+
+            return MemoryTransport(region)
+        case "shm":
+            from kv_transfer.transport.shm import ShmTransport
+
+            return ShmTransport(region)
+        case "nixl":
+            from kv_transfer.transport.nixl import NixlTransport
+
+            return NixlTransport(region, info.incarnation, config.backends)
+        case "shared_storage":
+            from kv_transfer.transport.shared_storage import SharedStorageTransport
+
+            return SharedStorageTransport(region, config.storage_dir, info.kv_fingerprint)
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=config.connector):
+        transport = point.load()(config, region, info)
+        if not isinstance(transport, Transport):
+            raise ConfigError(f"connector {config.connector}: the entry point makes no Transport")
+        return transport
+    raise ConfigError(
+        f"unknown connector {config.connector!r}; built in: shm, nixl, shared_storage, memory"
+    )
