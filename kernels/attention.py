@@ -1,9 +1,20 @@
-"""Paged attention: queries of a packed batch over keys and values in the block cache."""
+"""Paged attention: queries of a packed batch over keys and values in the block cache.
+
+One function for decode steps (one row per sequence) and prefill chunks. Keys are walked in tiles at
+fixed absolute positions with an online softmax, so a query's result is the same bits alone, in any
+chunk, beside any neighbours and through any block table. It knows nothing of requests or layers.
+Source: PagedAttention, Kwon et al. 2023, arXiv:2309.06180;
+FlashAttention-2, Dao 2023, arXiv:2307.08691.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+_QUERIES = 16  # queries per tile of the torch face
+_KEYS = 128  # keys per tile of the torch face
 
 
 def paged_attention(
@@ -25,26 +36,119 @@ def paged_attention(
     cu_seqlens:        [seqs + 1] int32, rows of `query` per sequence
     context_lens:      [seqs] int32, cached tokens including the new ones
     window:            a query at p sees keys in (p - window, p]
-    returns            [tokens, heads, head_dim]
+    softcap:           scores become softcap * tanh(scores / softcap)
+    returns            [tokens, heads, head_dim], contiguous
     """
-    out = torch.empty_like(query)
-    blocks, kv_heads, block_size, head_dim = k_cache.shape
-    group = query.shape[1] // kv_heads
+    return paged_attention_torch(
+        query,
+        k_cache,
+        v_cache,
+        block_tables,
+        cu_seqlens,
+        context_lens,
+        scale,
+        window,
+        softcap,
+    )
+
+
+def paged_attention_torch(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    cu_seqlens: Tensor,
+    context_lens: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """The same in plain torch, any device: every matrix product has one fixed shape."""
+    out = query.new_empty(query.shape)
+    starts = cu_seqlens.tolist()
     for i, context in enumerate(context_lens.tolist()):
-        start, end = int(cu_seqlens[i]), int(cu_seqlens[i + 1])
-        table = block_tables[i, : -(-context // block_size)].long()
-        keys = k_cache[table].transpose(1, 2).reshape(-1, kv_heads, head_dim)[:context].float()
-        values = v_cache[table].transpose(1, 2).reshape(-1, kv_heads, head_dim)[:context].float()
-        q = query[start:end].float().view(end - start, kv_heads, group, head_dim)
-        scores = torch.einsum("qhgd,khd->hgqk", q, keys) * scale
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        q_pos = torch.arange(context - (end - start), context)[:, None]
-        k_pos = torch.arange(context)[None, :]
-        seen = k_pos <= q_pos
-        if window is not None:
-            seen &= k_pos > q_pos - window
-        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
-        mixed = torch.einsum("hgqk,khd->qhgd", weights, values)
-        out[start:end] = mixed.reshape(end - start, -1, head_dim).to(query.dtype)
+        start, end = starts[i], starts[i + 1]
+        tiles = [
+            _QueryTile(query[s : min(s + _QUERIES, end)], context - end + s, k_cache.shape[1])
+            for s in range(start, end, _QUERIES)
+        ]
+        oldest = 0 if window is None else max(0, context - (end - start) - window + 1)
+        for first in range(oldest // _KEYS * _KEYS, context, _KEYS):
+            positions = torch.arange(first, first + _KEYS, device=query.device)
+            keys, values = _gather(k_cache, v_cache, block_tables[i], positions, context)
+            for tile in tiles:
+                tile.attend(keys, values, positions, scale, window, softcap)
+        for s, tile in zip(range(start, end, _QUERIES), tiles, strict=True):
+            out[s : min(s + _QUERIES, end)] = tile.result().to(query.dtype)
     return out
+
+
+def _gather(
+    k_cache: Tensor, v_cache: Tensor, table: Tensor, positions: Tensor, context: int
+) -> tuple[Tensor, Tensor]:
+    """Keys and values at `positions` as float32 [kv_heads, positions, head_dim padded to 16].
+
+    Positions from `context` on were never written: zeros, as a NaN there would spread.
+    """
+    block_size = k_cache.shape[2]
+    live = positions < context
+    inside = torch.where(live, positions, 0)
+    blocks, offsets = table[inside // block_size].long(), inside % block_size
+
+    def take(cache: Tensor) -> Tensor:
+        rows = cache[blocks, :, offsets].float().masked_fill(~live[:, None, None], 0.0)
+        return functional.pad(rows.transpose(0, 1), (0, -rows.shape[2] % 16)).contiguous()
+
+    return take(k_cache), take(v_cache)
+
+
+class _QueryTile:
+    """Up to `_QUERIES` neighbouring queries of one sequence and their running softmax."""
+
+    def __init__(self, query: Tensor, first_position: int, kv_heads: int) -> None:
+        self.count, self.heads, self.head_dim = query.shape
+        group = self.heads // kv_heads
+        padding = (0, -self.head_dim % 16, 0, 0, 0, _QUERIES - self.count)
+        padded = functional.pad(query.float(), padding).view(_QUERIES, kv_heads, group, -1)
+        self.query = padded.transpose(0, 1).reshape(kv_heads, _QUERIES * group, -1).contiguous()
+        self.positions = torch.arange(_QUERIES, device=query.device) + first_position
+        self.positions = self.positions.repeat_interleave(group)[:, None]
+        rows = self.query.shape[:2]
+        self.peak = torch.full((*rows, 1), -torch.inf, device=query.device)
+        self.total = torch.zeros((*rows, 1), device=query.device)
+        self.mixed = torch.zeros_like(self.query)
+
+    def attend(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        positions: Tensor,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> None:
+        """One more tile of keys: [kv_heads, _KEYS, head_dim] at `positions`."""
+        seen = positions <= self.positions
+        if window is not None:
+            seen &= positions > self.positions - window
+        scores = torch.matmul(self.query, keys.transpose(1, 2)) * scale
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.masked_fill(~seen, -torch.inf)
+        peak = torch.maximum(self.peak, scores.amax(-1, keepdim=True))
+        shift = peak.masked_fill(peak == -torch.inf, 0.0)  # nothing seen yet: keep NaN out
+        weights, decay = torch.exp(scores - shift), torch.exp(self.peak - shift)
+        total = self.total * decay + weights.sum(-1, keepdim=True)
+        mixed = self.mixed * decay + torch.matmul(weights, values)
+        # A tile that a query does not see must leave no trace, not even in the sign of a zero.
+        touched = seen.any(-1, keepdim=True)
+        self.total = torch.where(touched, total, self.total)
+        self.mixed = torch.where(touched, mixed, self.mixed)
+        self.peak = peak
+
+    def result(self) -> Tensor:
+        """[count, heads, head_dim] float32."""
+        kv_heads = self.query.shape[0]
+        mixed = (self.mixed / self.total).view(kv_heads, _QUERIES, self.heads // kv_heads, -1)
+        rows = mixed.transpose(0, 1).reshape(_QUERIES, self.heads, -1)
+        return rows[: self.count, :, : self.head_dim]

@@ -12,6 +12,10 @@ def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     k_cache, v_cache:  [blocks, kv_heads, block_size, head_dim], any strides, last one contiguous
     slots:             [tokens] int64, block id * block_size + offset; -1 is padding and is skipped
     """
+    store_kv_torch(k, v, k_cache, v_cache, slots)
+
+
+def store_kv_torch(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> None:
     keep = slots >= 0
     block, offset = slots[keep] // k_cache.shape[2], slots[keep] % k_cache.shape[2]
     k_cache[block, :, offset] = k[keep]

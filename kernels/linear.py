@@ -1,4 +1,9 @@
-"""Matrix product with weights: `linear` over a weight packed once."""
+"""Matrix product with weights: `linear` over a weight packed once.
+
+Row-invariant: an output row depends on its own input row alone, bit for bit, whatever M is. So
+every face adds up a row in one fixed order; none picks another sum by the number of rows. It knows
+nothing of layers or of which weights belong together; fusing projections is the model's business.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +11,76 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+_ROWS = 16  # rows per call into the BLAS; fewer than 8 take other paths there, with other sums
+_ALIGN = 64  # features are padded to this, so that no remainder loop sees some rows only
+_WIDE_CHUNK = 4096  # weight rows widened at a time for a float32 result
 
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    weight: Tensor
-    bias: Tensor | None
+    """A weight in the order in which the active face reads it. It owns its memory.
+
+    `pack` copies, so the caller may drop the original; tied embeddings keep theirs.
+    """
+
+    in_features: int
+    out_features: int
+    dtype: torch.dtype
+    data: Tensor  # [out, in], both padded with zeros to a multiple of 64
+    bias: Tensor | None  # [out] float32, padded
 
 
 def pack(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
-    return PackedWeight(weight, bias)
+    """weight: [out, in], bias: [out]; bfloat16, float16 or float32."""
+    return pack_torch(weight, bias)
+
+
+def pack_torch(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
+    rows, cols = weight.shape
+    data = weight.new_zeros(-(-rows // _ALIGN) * _ALIGN, -(-cols // _ALIGN) * _ALIGN)
+    data[:rows, :cols] = weight
+    wide = None
+    if bias is not None:
+        wide = torch.zeros(data.shape[0], dtype=torch.float32, device=weight.device)
+        wide[:rows] = bias
+    return PackedWeight(cols, rows, weight.dtype, data, wide)
 
 
 def linear(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype | None = None) -> Tensor:
-    out = torch.nn.functional.linear(x, packed.weight, packed.bias)
-    return out.to(out_dtype or x.dtype)
+    """x: [..., in] in the weight's dtype → [..., out]; sums in float32, rounded once at the end.
+
+    out_dtype: of the result, x's dtype by default; float32 skips the rounding (logits).
+    """
+    if x.dtype != packed.dtype or x.shape[-1] != packed.in_features:
+        raise ValueError(
+            f"linear: x is {x.dtype} [..., {x.shape[-1]}], "
+            f"the weight wants {packed.dtype} [..., {packed.in_features}]"
+        )
+    rows = x.reshape(-1, packed.in_features)
+    out = linear_torch(rows, packed, out_dtype or x.dtype)
+    return out.view(*x.shape[:-1], packed.out_features)
+
+
+def linear_torch(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> Tensor:
+    """The same on [rows, in] in plain torch, any device: tiles of exactly `_ROWS` rows."""
+    count = x.shape[0]
+    tiled = x.new_zeros(-(-count // _ROWS) * _ROWS, packed.data.shape[1])
+    tiled[:count, : packed.in_features] = x
+    out = x.new_empty(tiled.shape[0], packed.data.shape[0], dtype=out_dtype)
+    for i in range(0, tiled.shape[0], _ROWS):
+        rows = tiled[i : i + _ROWS]
+        if out_dtype == x.dtype:
+            bias = None if packed.bias is None else packed.bias.to(x.dtype)
+            out[i : i + _ROWS] = functional.linear(rows, packed.data, bias)
+        else:
+            out[i : i + _ROWS] = _wide_linear(rows.float(), packed)
+    return out[:count, : packed.out_features].contiguous()
+
+
+def _wide_linear(rows: Tensor, packed: PackedWeight) -> Tensor:
+    starts = range(0, packed.data.shape[0], _WIDE_CHUNK)
+    parts = [functional.linear(rows, packed.data[i : i + _WIDE_CHUNK].float()) for i in starts]
+    out = torch.cat(parts, dim=1)
+    return out if packed.bias is None else out + packed.bias

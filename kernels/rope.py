@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
 def apply_rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> None:
     """Rotate q and k in place.
 
+    Cosine, sine and each product are rounded to q's dtype, as Hugging Face rounds them.
+
     q, k:      [tokens, heads, head_dim]; only the first `2 * cos.shape[1]` of head_dim turn
     cos, sin:  [max positions, rotary dim / 2] float32
     positions: [tokens] int64
+    Source: RoFormer, Su et al. 2021, arXiv:2104.09864.
     """
+    apply_rope_torch(q, k, cos, sin, positions)
+
+
+def apply_rope_torch(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> None:
     c, s = cos[positions][:, None, :].to(q.dtype), sin[positions][:, None, :].to(q.dtype)
     half = cos.shape[1]
     for x in (q, k):
