@@ -1,0 +1,371 @@
+"""The engine both roles share: sequences in, tokens out, step by step; and verbs on KV blocks.
+
+    step: schedule → build the batch → forward → sample → post-process
+
+It runs in one thread (driver.py owns it) and knows no network and no role. An error that one
+request causes ends that request only; whatever else is raised is our bug (see driver.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from common.engine.batch import BatchBuilder
+from common.engine.block_pool import BlockPool
+from common.engine.interface import EngineLoad, EngineSettings, FilledBlocks, StepResult
+from common.engine.kv_cache import KVCache
+from common.engine.limits import check_request
+from common.engine.prefix import PrefixHasher
+from common.engine.sampler import Sampler, Samples, describe
+from common.engine.scheduler import Plan, Scheduler
+from common.engine.sequence import Sequence
+from common.errors import BadRequest, Overloaded, XpydError
+from common.model.inputs import ForwardInputs
+from common.model.spec import ModelSpec
+from common.request import EngineRequest, FinishReason, TokenEvent, TokenLogprob
+
+__all__ = ["Engine", "EngineLoad", "EngineSettings", "FilledBlocks", "Model", "StepResult"]
+
+
+class Model(Protocol):
+    """What the engine needs of a model (common/model/loader.py has the real ones)."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    def forward(self, inputs: ForwardInputs, cache: Tensor) -> Tensor:
+        """Store K and V in `cache`; return float32 logits [rows, vocab], the engine's to edit."""
+        ...
+
+
+class Engine:
+    def __init__(
+        self,
+        model: Model,
+        cache: KVCache,
+        settings: EngineSettings,
+        eos_token_ids: tuple[int, ...],
+        fingerprint: str,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`fingerprint` names model and layout (`kv_fingerprint`): it is in every prefix hash."""
+        self.settings = settings
+        self._model = model
+        self._cache = cache
+        self._clock = clock
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._block_size = cache.block_size
+        self._pool = BlockPool(cache.num_blocks, clock)
+        self._hasher = PrefixHasher(fingerprint, cache.block_size)
+        self._scheduler = Scheduler(self._pool, self._hasher, cache.block_size, settings)
+        self._sampler = Sampler(self._eos_token_ids, cache.device)
+        max_blocks = -(-settings.max_model_len // cache.block_size)
+        self._batch = BatchBuilder(
+            settings.max_num_seqs, max_blocks, cache.block_size, cache.device
+        )
+        self._sequences: dict[str, Sequence] = {}
+        self._complete: list[TokenEvent] = []  # of requests that had nothing left to do
+        self._num_added = 0
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def add(self, request: EngineRequest, *, offer: bool = False) -> None:
+        """Queue a request, or raise ContextLengthExceeded, BadRequest or Overloaded.
+
+        offer:  the sequence leaves after its first token; its blocks are held and reported
+                (`StepResult.filled`) as they fill.
+        """
+        if len(self._scheduler.waiting) >= self.settings.max_num_waiting:
+            raise Overloaded("too many requests are waiting")
+        sequence = self._new_sequence(request, offer)
+        if not self._is_complete(sequence):
+            self._enter(sequence)
+
+    def adopt(self, request: EngineRequest, block_ids: list[int]) -> None:
+        """Run on from blocks that hold the KV of all tokens but the last, `output_token_ids[-1]`.
+
+        block_ids: from `match_prefix` and `reserve`, in order. They are the engine's from now on,
+        unless this raises: then they are still the caller's.
+        """
+        sequence = self._new_sequence(request, offer=False)
+        num_computed = sequence.num_tokens - 1
+        if not request.output_token_ids or len(block_ids) != self._num_blocks(num_computed):
+            raise BadRequest(
+                f"cannot adopt {len(block_ids)} blocks for {num_computed} computed tokens"
+            )
+        if self._is_complete(sequence):
+            self._pool.free(block_ids)
+            return
+        self._pool.adopt(block_ids, request.request_id)
+        sequence.block_ids = list(block_ids)
+        sequence.num_computed = num_computed
+        self._name_full_blocks(sequence)
+        self._enter(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request and give its blocks back, at once; no event follows. Idempotent."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            self._leave(sequence)
+        self._complete = [event for event in self._complete if event.request_id != request_id]
+
+    def fail_all(self, error: XpydError) -> StepResult:
+        """End every request that the engine knows: after a step that raised, and at shutdown."""
+        failed = [(request_id, error) for request_id in self._sequences]
+        failed += [(event.request_id, error) for event in self._complete]
+        for sequence in list(self._sequences.values()):
+            self._leave(sequence)
+        self._complete = []
+        return StepResult([], [], failed)
+
+    def has_work(self) -> bool:
+        return bool(self._sequences or self._complete)
+
+    # --- one step --------------------------------------------------------------------------------
+
+    def step(self) -> StepResult:
+        """One forward pass. `num_tokens` 0 with work left: nothing can run until blocks return."""
+        result = StepResult(self._complete, [], [])
+        self._complete = []
+        plan = self._scheduler.schedule()
+        if not plan.chunks:
+            return result
+        self._note_start(plan)
+        with torch.inference_mode():
+            inputs = self._batch.build(plan)
+            logits = self._model.forward(inputs, self._cache.tensor)
+            logits = self._take_prompt_logprobs(plan, logits)
+            sampled = [chunk.sequence for chunk in plan.chunks if chunk.is_sampled]
+            samples = self._sampler.sample(logits, sampled)
+        self._post_process(plan, samples, result)
+        if not self._sequences:
+            self._pool.check()
+        return StepResult(
+            result.events, result.filled, result.failed, num_tokens=len(inputs.token_ids)
+        )
+
+    def _note_start(self, plan: Plan) -> None:
+        for sequence in plan.grown:
+            if sequence.started_at is None:
+                sequence.started_at = self._clock()
+
+    def _post_process(self, plan: Plan, samples: Samples, result: StepResult) -> None:
+        row = 0
+        for sequence, num_tokens in plan.chunks:
+            is_sampled = num_tokens == sequence.num_tokens - sequence.num_computed
+            sequence.num_computed += num_tokens
+            if sequence.num_computed // self._block_size > sequence.num_named:
+                self._name_full_blocks(sequence)
+            if sequence.offer:
+                self._offer_blocks(sequence, is_sampled, samples.errors.get(row), result)
+            if is_sampled:
+                self._take_token(sequence, row, samples, result)
+                row += 1
+
+    def _take_token(
+        self, sequence: Sequence, row: int, samples: Samples, result: StepResult
+    ) -> None:
+        if row in samples.errors:
+            self._leave(sequence)
+            result.failed.append((sequence.request_id, samples.errors[row]))
+            return
+        tokens: tuple[int, ...] = ()
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if sequence.params.max_tokens:
+            tokens = (samples.token_ids[row],)
+            sequence.append(tokens[0])
+            if row in samples.logprobs:
+                logprobs = (samples.logprobs[row],)
+        event = self._event(sequence, tokens, logprobs)
+        result.events.append(event)
+        if event.finish_reason is not None or sequence.offer:
+            self._leave(sequence)
+
+    def _event(
+        self, sequence: Sequence, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()
+    ) -> TokenEvent:
+        """The news of one sequence whose `tokens` have just been appended."""
+        reason = sequence.finish_reason()
+        index = sequence.num_outputs - len(tokens)
+        is_first = index == len(sequence.request.output_token_ids)
+        return TokenEvent(
+            sequence.request_id,
+            index,
+            tokens,
+            logprobs,
+            tuple(sequence.prompt_logprobs) if is_first and sequence.wants_prompt_logprobs else (),
+            reason,
+            sequence.stop_token_id(self._eos_token_ids) if reason is FinishReason.STOP else None,
+            sequence.num_cached_tokens,
+            self._timings(sequence) if is_first else {},
+        )
+
+    def _timings(self, sequence: Sequence) -> dict[str, float]:
+        if sequence.started_at is None:
+            return {}
+        return {
+            "queue": sequence.started_at - sequence.added_at,
+            "prefill": self._clock() - sequence.started_at,
+        }
+
+    def _take_prompt_logprobs(self, plan: Plan, logits: Tensor) -> Tensor:
+        """Keep what prompt logprobs were asked for; returns the rows that are to be sampled."""
+        if not any(chunk.sequence.wants_prompt_logprobs for chunk in plan.chunks):
+            return logits
+        row, sampled_rows = 0, []
+        for chunk in plan.chunks:
+            sequence = chunk.sequence
+            num_rows = chunk.num_tokens if sequence.wants_prompt_logprobs else chunk.is_sampled
+            if sequence.wants_prompt_logprobs:
+                _append_prompt_logprobs(sequence, logits[row : row + num_rows])
+            row += num_rows
+            if chunk.is_sampled:
+                sampled_rows.append(row - 1)
+        return logits[sampled_rows]
+
+    # --- blocks ----------------------------------------------------------------------------------
+
+    def match_prefix(self, token_ids: tuple[int, ...], salt: str = "") -> list[int]:
+        """Leading full blocks that the cache holds already, with one hold on each.
+
+        Whoever cannot go on at once must `free` them: what is held cannot be used for others.
+        """
+        if not self.settings.enable_prefix_caching:
+            return []
+        blocks = self._pool.match(self._hasher.full_blocks(token_ids, salt))
+        self._pool.hold(blocks, "match")
+        return blocks
+
+    def reserve(self, num_blocks: int, owner: str = "load") -> list[int] | None:
+        """Empty blocks to load KV into; None if that would take what sequences here need."""
+        if not self._scheduler.can_reserve(num_blocks):
+            return None
+        return self._pool.reserve(num_blocks, owner)
+
+    def free(self, block_ids: list[int]) -> None:
+        """Give back one hold or reservation per id."""
+        self._pool.free(block_ids)
+
+    def epochs(self, block_ids: list[int]) -> tuple[int, ...]:
+        return self._pool.epochs(block_ids)
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(
+            num_running=len(self._scheduler.running),
+            num_waiting=len(self._scheduler.waiting) + len(self._scheduler.ready),
+            num_waiting_tokens=sum(s.num_to_compute for s in self._sequences.values()),
+            free_blocks=self._pool.available,
+            total_blocks=self._pool.num_blocks,
+        )
+
+    def ledger(self) -> dict[str, object]:
+        """Counts by state, and every block that somebody has, for people and for leak hunts."""
+        return {
+            "total": self._pool.num_blocks,
+            **self._pool.counts(),
+            "preemptions": self._scheduler.num_preemptions,
+            "sequences": [repr(sequence) for sequence in self._sequences.values()],
+            "blocks": self._pool.ledger(),
+        }
+
+    def _name_full_blocks(self, sequence: Sequence) -> None:
+        """Publish the hashes of blocks that have become full."""
+        if not (self.settings.enable_prefix_caching or sequence.offer):
+            return
+        salt = sequence.request.cache_salt
+        self._hasher.extend(sequence.digests, sequence.tokens, sequence.num_computed, salt)
+        num_full = sequence.num_computed // self._block_size
+        if self.settings.enable_prefix_caching:
+            for index in range(sequence.num_named, num_full):
+                self._pool.name(sequence.block_ids[index], sequence.digests[index])
+        sequence.num_named = num_full
+
+    def _offer_blocks(
+        self, sequence: Sequence, is_last: bool, error: XpydError | None, result: StepResult
+    ) -> None:
+        """Hold and report blocks that filled in this step; at the end also the partial one."""
+        if is_last and error is not None:
+            return
+        num_full = sequence.num_computed // self._block_size
+        first = sequence.num_offered
+        end = self._num_blocks(sequence.num_computed) if is_last else num_full
+        if end <= first and not is_last:
+            return
+        blocks = sequence.block_ids[first:end]
+        digests = sequence.digests[first:num_full]
+        if end > num_full:
+            digests.append(
+                self._hasher.partial(
+                    sequence.digests,
+                    sequence.tokens,
+                    sequence.num_computed,
+                    sequence.request.cache_salt,
+                )
+            )
+        self._pool.hold(blocks, sequence.request_id)
+        sequence.num_offered = end
+        result.filled.append(
+            FilledBlocks(
+                sequence.request_id,
+                first,
+                tuple(blocks),
+                self._pool.epochs(blocks),
+                tuple(digest.hex() for digest in digests),
+                sequence.num_computed if is_last else end * self._block_size,
+                is_last,
+            )
+        )
+
+    # --- coming and going ------------------------------------------------------------------------
+
+    def _new_sequence(self, request: EngineRequest, offer: bool) -> Sequence:
+        """Checked, and known to nobody yet."""
+        if request.request_id in self._sequences:
+            raise BadRequest(f"request {request.request_id} is running already", param="request_id")
+        check_request(request, self.settings, self._model.spec.vocab_size)
+        longest = len(request.prompt_token_ids) + request.sampling.max_tokens
+        if self._num_blocks(longest) > self._pool.num_blocks:
+            raise BadRequest(f"{longest} tokens do not fit into this instance's KV cache")
+        self._num_added += 1
+        return Sequence(
+            request, self._num_added, self._eos_token_ids, offer=offer, now=self._clock()
+        )
+
+    def _is_complete(self, sequence: Sequence) -> bool:
+        """Had the request ended before it came? Then its last event is all that is left to do."""
+        if not sequence.num_outputs or sequence.finish_reason() is None:
+            return False
+        self._complete.append(self._event(sequence, ()))
+        return True
+
+    def _enter(self, sequence: Sequence) -> None:
+        self._sampler.prepare(sequence)
+        self._sequences[sequence.request_id] = sequence
+        self._scheduler.add(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        """The one place where a sequence's blocks are given back."""
+        self._scheduler.remove(sequence)
+        self._batch.release(sequence)
+        self._sequences.pop(sequence.request_id, None)
+
+    def _num_blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._block_size)
+
+
+def _append_prompt_logprobs(sequence: Sequence, logits: Tensor) -> None:
+    """logits: of tokens num_computed, num_computed + 1, …; each tells about the token after it."""
+    known = sequence.prompt_logprobs  # of tokens 0 … len - 1; a recomputed chunk adds nothing
+    skip = len(known) - 1 - sequence.num_computed
+    first = sequence.num_computed + skip
+    targets = sequence.tokens[first + 1 : min(first + 1 + len(logits) - skip, sequence.num_prompt)]
+    if len(targets):
+        rows = logits[skip : skip + len(targets)]
+        num_top = sequence.params.prompt_logprobs or 0
+        known += describe(rows, targets.tolist(), [num_top] * len(targets))

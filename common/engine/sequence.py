@@ -1,0 +1,141 @@
+"""One request's changing state while an engine runs it. Decides nothing but when it is finished."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.request import EngineRequest, FinishReason, TokenLogprob
+
+
+class RowEdits(Protocol):
+    """What the sampler keeps for a sequence with rare options (`logit_edits.py`)."""
+
+    def apply(self, row: Tensor) -> None: ...
+
+
+class Stage(Enum):
+    WAITING = "waiting"  # holds no blocks
+    READY = "ready"  # adopted: holds its blocks, waits for a seat
+    RUNNING = "running"
+    DONE = "done"
+
+
+class Sequence:
+    """`tokens[:num_tokens]`: prompt and output; KV of `tokens[:num_computed]` is in the blocks."""
+
+    __slots__ = (
+        "added_at",
+        "block_ids",
+        "digests",
+        "edits",
+        "key",
+        "num_cached_tokens",
+        "num_computed",
+        "num_named",
+        "num_offered",
+        "num_prompt",
+        "num_tokens",
+        "offer",
+        "params",
+        "prompt_logprobs",
+        "request",
+        "request_id",
+        "row",
+        "stage",
+        "started_at",
+        "stop_ids",
+        "tokens",
+        "wants_prompt_logprobs",
+    )
+
+    def __init__(
+        self,
+        request: EngineRequest,
+        arrival: int,
+        eos_token_ids: frozenset[int],
+        *,
+        offer: bool = False,
+        now: float = 0.0,
+    ) -> None:
+        params = request.sampling
+        self.request = request
+        self.request_id = request.request_id
+        self.params = params
+        self.key = (request.priority, arrival)  # who runs first, who is preempted last
+        self.offer = offer
+        self.stage = Stage.WAITING
+
+        self.num_prompt = len(request.prompt_token_ids)
+        self.num_tokens = self.num_prompt + len(request.output_token_ids)
+        capacity = self.num_prompt + max(params.max_tokens, len(request.output_token_ids))
+        self.tokens: NDArray[np.int64] = np.empty(capacity, dtype="<i8")
+        self.tokens[: self.num_prompt] = request.prompt_token_ids
+        self.tokens[self.num_prompt : self.num_tokens] = request.output_token_ids
+        self.stop_ids = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            self.stop_ids |= eos_token_ids
+
+        self.num_computed = 0
+        self.block_ids: list[int] = []
+        self.digests: list[bytes] = []  # of the full blocks known so far
+        self.num_named = 0  # leading blocks whose digest the pool knows
+        self.num_offered = 0  # leading blocks already reported as filled
+        self.row: int | None = None  # in the batch's block table
+        self.num_cached_tokens = 0
+
+        self.wants_prompt_logprobs = (
+            params.prompt_logprobs is not None and not request.output_token_ids
+        )
+        self.prompt_logprobs: list[TokenLogprob | None] = [None]
+        self.edits: RowEdits | None = None  # the rare sampling options; None: it uses none
+        self.added_at = now
+        self.started_at: float | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"Sequence({self.request_id} {self.stage.value} "
+            f"{self.num_computed}/{self.num_tokens} blocks={len(self.block_ids)})"
+        )
+
+    @property
+    def num_outputs(self) -> int:
+        return self.num_tokens - self.num_prompt
+
+    @property
+    def output_tokens(self) -> NDArray[np.int64]:
+        return self.tokens[self.num_prompt : self.num_tokens]
+
+    @property
+    def num_to_compute(self) -> int:
+        return self.num_tokens - self.num_computed
+
+    def append(self, token_id: int) -> None:
+        self.tokens[self.num_tokens] = token_id
+        self.num_tokens += 1
+
+    def finish_reason(self) -> FinishReason | None:
+        """Why the last output token, or its absence, ends the sequence; None: it goes on."""
+        num_outputs = self.num_tokens - self.num_prompt
+        if (
+            num_outputs > self.params.min_tokens
+            and int(self.tokens[self.num_tokens - 1]) in self.stop_ids
+        ):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if num_outputs >= self.params.max_tokens else None
+
+    def stop_token_id(self, eos_token_ids: frozenset[int]) -> int | None:
+        """After a stop: the id in `stop_token_ids` that did it, None if it was EOS."""
+        last = int(self.tokens[self.num_tokens - 1])
+        is_eos = last in eos_token_ids and not self.params.ignore_eos
+        return None if is_eos else last
+
+    def forget_blocks(self) -> list[int]:
+        """Back to nothing computed; the caller gives the returned blocks back."""
+        blocks, self.block_ids = self.block_ids, []
+        self.num_computed = self.num_named = 0
+        return blocks
