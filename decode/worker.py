@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,22 +41,22 @@ class DecodeCounters:
 class DecodeWorker:
     """`consumer` is None for `--role both`: then every prompt comes whole."""
 
+    side_channel = ""  # this end calls, it is not called
+
     def __init__(
         self,
         driver: EngineDriver,
         consumer: KVConsumer | None,
         send: Send,
         *,
-        block_size: int,
         max_num_waiting: int,
     ) -> None:
         self._driver = driver
         self._consumer = consumer
-        self._block_size = block_size
         self._max_num_waiting = max_num_waiting
         self._admission = Admission(driver)
         self.requests = Requests(driver, send)
-        self.counters = DecodeCounters()
+        self.counts = DecodeCounters()
         self.num_loading = 0
         driver.listeners.append(self._on_step)
 
@@ -63,13 +64,15 @@ class DecodeWorker:
         match message:
             case RunDecode(request=request, handle=handle, attempt=attempt):
                 origin = Origin(peer, attempt)
-                self.requests.start(request.request_id, origin, self._decode(request, handle))
+                self.requests.start(
+                    request.request_id, origin, lambda: self._decode(request, handle)
+                )
             case RunWhole(request=request, attempt=attempt):
                 origin = Origin(peer, attempt)
-                self.requests.start(request.request_id, origin, self._whole(request))
+                self.requests.start(request.request_id, origin, lambda: self._whole(request))
             case RunPrefill(request=request, attempt=attempt):
                 origin = Origin(peer, attempt)
-                self.requests.start(request.request_id, origin, _refuse_prefill())
+                self.requests.start(request.request_id, origin, _refuse_prefill)
             case Abort(request_id=request_id):
                 self.abort(request_id)
 
@@ -83,6 +86,34 @@ class DecodeWorker:
 
     def num_open(self) -> int:
         return len(self.requests.outbox)
+
+    def num_waiting(self) -> int:
+        return self._admission.num_waiting
+
+    def ledger(self) -> dict[str, Any]:
+        return {"transfers": self._consumer.snapshot() if self._consumer is not None else {}}
+
+    def gauges(self) -> dict[str, Callable[[], float]]:
+        consumer = self._consumer
+        if consumer is None:
+            return {"kv_leases": lambda: 0, "kv_transfers_pending": lambda: 0}
+        return {
+            "kv_leases": lambda: 0,
+            "kv_transfers_pending": lambda: consumer.num_transfers,
+        }
+
+    def counters(self) -> dict[str, Callable[[], float]]:
+        found: dict[str, Callable[[], float]] = {
+            "kv_loads": lambda: self.counts.loads,
+            "recomputes": lambda: self.counts.recomputes,
+        }
+        if self._consumer is not None:
+            counts = self._consumer.counters
+            found |= {
+                "kv_received_bytes": lambda: counts.bytes_read,
+                "kv_transfer_seconds": lambda: counts.transfer_s,
+            }
+        return found
 
     async def close(self) -> None:
         await self.requests.close()
@@ -107,33 +138,34 @@ class DecodeWorker:
                 error.code,
                 error.message,
             )
-            self.counters.recomputes += 1
+            self.counts.recomputes += 1
             await self.requests.add(request)
         finally:
             self.num_loading -= 1
 
     async def _load(self, request: EngineRequest, handle: KVHandle) -> None:
-        """Admit, fetch, adopt. On any failure the blocks are given back, once."""
+        """Claim, admit, read, adopt. On any failure the blocks are given back, once.
+
+        The claim comes first: it keeps the blocks over there while blocks here are waited for.
+        """
         if self._consumer is None:
             raise TransferError("this instance has no KV connector")
         deadline = time.monotonic() + LOAD_DEADLINE_S
         tokens = request.prompt_token_ids + request.output_token_ids
-        num_blocks = -(-len(tokens) // self._block_size)
-        started = time.monotonic()
-        loan = await self._admission.enter(tokens, request.cache_salt, num_blocks, deadline)
-        try:
-            first = await self._consumer.fetch(
-                handle, loan.block_ids[loan.num_cached :], loan.num_cached, deadline
+        async with self._consumer.hold(handle, deadline) as held:
+            loan = await self._admission.enter(
+                tokens, request.cache_salt, handle.num_blocks, deadline
             )
-        except BaseException as error:
-            self._give_back(loan, getattr(error, "quarantine", ()))
-            raise
+            try:
+                first = await held.read(loan.block_ids[loan.num_cached :], loan.num_cached)
+            except BaseException as error:
+                self._give_back(loan, getattr(error, "quarantine", ()))
+                raise
         resumed = msgspec.structs.replace(
             request, output_token_ids=(*request.output_token_ids, first)
         )
         await self._adopt(resumed, loan)
-        self.counters.loads += 1
-        log.debug("request_id=%s loaded in %.4f s", request.request_id, time.monotonic() - started)
+        self.counts.loads += 1
 
     async def _adopt(self, request: EngineRequest, loan: Loan) -> None:
         """The blocks become the sequence's. One command to the engine, so that a cancellation here
@@ -148,9 +180,15 @@ class DecodeWorker:
 
         await self._driver.call(adopt)
 
-    def _give_back(self, loan: Loan, quarantine: tuple[int, ...] = ()) -> None:
+    def _give_back(self, loan: Loan, quarantine: Collection[int] = ()) -> None:
+        """`quarantine`: blocks that bytes may still land in; `landed` frees those."""
         blocks = [block for block in loan.block_ids if block not in quarantine]
         self._driver.post(lambda engine: engine.free(blocks))
+        self._admission.space_freed()
+
+    def landed(self, block_ids: list[int]) -> None:
+        """Nothing is written to these blocks any more."""
+        self._driver.post(lambda engine: engine.free(block_ids))
         self._admission.space_freed()
 
     def _on_step(self, result: StepResult) -> None:

@@ -10,6 +10,7 @@ engine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from common.engine.driver import EngineDriver
@@ -22,9 +23,12 @@ from kv_transfer.producer import KVProducer
 
 
 class PrefillWorker:
-    def __init__(self, driver: EngineDriver, producer: KVProducer, send: Send) -> None:
-        self._driver = driver
+    def __init__(
+        self, driver: EngineDriver, producer: KVProducer, send: Send, *, block_size: int
+    ) -> None:
         self._producer = producer
+        self._block_size = block_size
+        self.side_channel = producer.endpoint
         self.requests = Requests(driver, send)
         driver.listeners.append(self._on_step)
 
@@ -33,13 +37,13 @@ class PrefillWorker:
             case RunPrefill(request=request, attempt=attempt):
                 origin = Origin(peer, attempt)
                 self._producer.release(request.request_id)
-                self.requests.start(request.request_id, origin, self._prefill(message))
+                self.requests.start(request.request_id, origin, lambda: self._prefill(message))
             case RunWhole(request=request, attempt=attempt):
                 origin = Origin(peer, attempt)
-                self.requests.start(request.request_id, origin, self._whole(message))
+                self.requests.start(request.request_id, origin, lambda: self._whole(message))
             case RunDecode(request=request, attempt=attempt):
                 origin = Origin(peer, attempt)
-                self.requests.start(request.request_id, origin, _refuse_decode())
+                self.requests.start(request.request_id, origin, _refuse_decode)
             case Abort(request_id=request_id):
                 self.abort(request_id)
 
@@ -55,6 +59,28 @@ class PrefillWorker:
         """Requests still running and leases still standing: a drain waits for both."""
         return len(self.requests.outbox) + self._producer.num_leases
 
+    def num_waiting(self) -> int:
+        return 0
+
+    def ledger(self) -> dict[str, Any]:
+        return {"leases": self._producer.ledger()}
+
+    def gauges(self) -> dict[str, Callable[[], float]]:
+        return {
+            "kv_leases": lambda: self._producer.num_leases,
+            "kv_transfers_pending": lambda: self._producer.num_transfers,
+        }
+
+    def counters(self) -> dict[str, Callable[[], float]]:
+        counts = self._producer.counters
+        return {
+            "kv_offered": lambda: counts.offered,
+            "kv_released": lambda: counts.released,
+            "kv_expired": lambda: counts.expired,
+            "kv_aborted": lambda: counts.aborted,
+            "kv_sent_bytes": lambda: counts.bytes_released,
+        }
+
     async def close(self) -> None:
         await self.requests.close()
         await self._producer.close()
@@ -62,7 +88,8 @@ class PrefillWorker:
     async def _prefill(self, message: RunPrefill) -> None:
         request = message.request
         num_tokens = len(request.prompt_token_ids) + len(request.output_token_ids)
-        handle = self._producer.offer(request.request_id, num_tokens)
+        num_blocks = -(-num_tokens // self._block_size)
+        handle = self._producer.offer(request.request_id, num_tokens, num_blocks)
         try:
             await self.requests.add(request, offer=True)
         except BaseException:

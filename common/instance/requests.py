@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from common.engine.driver import EngineDriver
@@ -18,6 +18,8 @@ from common.request import EngineRequest
 
 log = logging.getLogger(__name__)
 
+Work = Callable[[], Coroutine[Any, Any, None]]  # called when its task first runs
+
 
 class Requests:
     def __init__(self, driver: EngineDriver, send: Send) -> None:
@@ -25,7 +27,7 @@ class Requests:
         self.outbox = Outbox(send)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def start(self, request_id: str, origin: Origin, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, request_id: str, origin: Origin, work: Work) -> None:
         """Open the request and do `work` for it; an `XpydError` it raises is told to the proxy.
 
         A request id that is still open belongs to an older attempt of the same request: that one
@@ -68,11 +70,9 @@ class Requests:
             self.stop(request_id)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _guard(
-        self, request_id: str, origin: Origin, work: Coroutine[Any, Any, None]
-    ) -> None:
+    async def _guard(self, request_id: str, origin: Origin, work: Work) -> None:
         try:
-            await work
+            await work()
         except XpydError as error:
             self._fail(request_id, origin, error)
         except Exception:

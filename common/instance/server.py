@@ -2,7 +2,7 @@
 
 The role is in the `Worker`; this page is the life of the process around it:
 
-    bind the port ─▶ load the engine ─▶ start links and worker ─▶ register ─▶ serve ─▶ drain ─▶ close
+    bind the port ─▶ load the engine ─▶ links and worker ─▶ register ─▶ serve ─▶ drain ─▶ close
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import uvloop
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from common.api.app import ApiSettings, create_app
 from common.config import ServeConfig
@@ -34,7 +34,7 @@ from common.metrics import Metrics
 from common.request import EngineRequest, TokenEvent
 from common.text import TextModel
 from common.version import VERSION
-from common.wire import InstanceInfo, Load
+from common.wire import InstanceInfo, Load, info_to_json
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +88,7 @@ class _Instance:
         self._listener = listener
         self._parts = parts
         self._url = url_of(listener)
-        self._identity = Identity(
-            f"{config.role}@{self._url.partition('//')[2]}", uuid.uuid4().hex
-        )
+        self._identity = Identity(f"{config.role}@{self._url.partition('//')[2]}", uuid.uuid4().hex)
         self._draining = False
 
     async def run(self, make_worker: MakeWorker) -> None:
@@ -147,16 +145,12 @@ class _Instance:
             self._client,
             lambda model: text,
             metrics,
-            ApiSettings(
-                api_keys=config.api_key, access_log=config.access_log, version=VERSION
-            ),
+            ApiSettings(api_keys=config.api_key, access_log=config.access_log, version=VERSION),
         )
 
         @app.get("/instance", include_in_schema=False)
-        async def instance() -> JSONResponse:
-            import msgspec
-
-            return JSONResponse(msgspec.to_builtins(_as_dict(info)))
+        async def instance() -> Response:
+            return Response(info_to_json(info), media_type="application/json")
 
         @app.get("/debug/kv", include_in_schema=False)
         async def ledger() -> JSONResponse:
@@ -181,7 +175,9 @@ class _Instance:
             lambda: 1.0 - engine.load().free_blocks / cache.num_blocks,
         )
         for name, read in self._worker.gauges().items():
-            metrics.gauge(name, name.replace("_", " ") + ".", read)
+            metrics.gauge(name, f"{_words(name)}, now.", read)
+        for name, read in self._worker.counters().items():
+            metrics.gauge(name, f"{_words(name)}, since the start.", read)
 
     def _is_alive(self) -> bool:
         """Progress, not presence: the engine's thread stepped lately or has nothing to do."""
@@ -243,5 +239,5 @@ class DrainingClient:
             await events.aclose()
 
 
-def _as_dict(info: InstanceInfo) -> dict[str, Any]:
-    return {name: getattr(info, name) for name in info.__struct_fields__}
+def _words(name: str) -> str:
+    return name.replace("kv_", "KV ").replace("_", " ").capitalize()

@@ -1,0 +1,34 @@
+"""From an instance's settings and its KV cache to the parts of a hand-over. Knows no role."""
+
+from __future__ import annotations
+
+from common.config import ServeConfig
+from common.engine.kv_cache import KVCache
+from common.errors import ConfigError
+from kv_transfer.config import KVTransferConfig
+from kv_transfer.connector import make_transport
+from kv_transfer.identity import KVIdentity
+from kv_transfer.region import KVRegion
+from kv_transfer.transport.base import Transport
+
+
+def transfer_config(config: ServeConfig) -> KVTransferConfig:
+    """`--kv-transfer-config` (vLLM's JSON) or the plain flags, not both. Raises ConfigError."""
+    if config.kv_transfer_config:
+        if config.kv_connector:
+            raise ConfigError("give either --kv-connector or --kv-transfer-config")
+        return KVTransferConfig.parse(config.kv_transfer_config)
+    name = config.kv_connector or "shm"
+    if name == "shared_storage" and not config.kv_storage_dir:
+        raise ConfigError("--kv-connector shared_storage needs --kv-storage-dir")
+    return KVTransferConfig(
+        connector=name, lease_s=config.kv_lease_s, storage_dir=config.kv_storage_dir
+    )
+
+
+def region_of(cache: KVCache) -> KVRegion:
+    return KVRegion(cache.address, cache.num_blocks, cache.block_bytes, cache.fd)
+
+
+def transport_of(settings: KVTransferConfig, cache: KVCache, info: KVIdentity) -> Transport:
+    return make_transport(settings, region_of(cache), info)

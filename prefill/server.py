@@ -1,0 +1,36 @@
+"""`xpyd serve --role prefill`: an instance around a `PrefillWorker` and its KV producer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common.config import ServeConfig
+from common.instance.outbox import Send
+from common.instance.parts import EngineParts
+from common.instance.server import Identity, run_instance
+from kv_transfer.identity import KVIdentity
+from kv_transfer.producer import KVProducer
+from kv_transfer.setup import region_of, transfer_config, transport_of
+from prefill.worker import PrefillWorker
+
+
+def run(config: ServeConfig) -> int:
+    settings = transfer_config(config)  # a wrong connector is refused before anything is loaded
+
+    async def make_worker(
+        config: ServeConfig, parts: EngineParts, identity: Identity, send: Send
+    ) -> PrefillWorker:
+        driver = parts.driver
+        info = KVIdentity(identity.instance_id, identity.incarnation, parts.kv_fingerprint)
+        producer = KVProducer(
+            info,
+            region_of(parts.cache),
+            transport_of(settings, parts.cache, info),
+            free=lambda blocks: driver.post(lambda engine: engine.free(blocks)),
+            epochs=parts.engine.epochs,
+            lease_s=settings.lease_s,
+        )
+        await producer.start("tcp://127.0.0.1:0")
+        return PrefillWorker(driver, producer, send, block_size=config.block_size)
+
+    return run_instance(replace(config, kv_connector=settings.connector), make_worker)

@@ -1,0 +1,295 @@
+"""A prefill and a decode worker in one process: real engines, real side channel, hand-made proxy.
+
+The oracle is the co-located run: the same engine code without any hand-over.
+"""
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+
+from common.config import ServeConfig
+from common.instance.parts import build_engine
+from common.request import EngineRequest, SamplingParams
+from common.wire import Abort, Accepted, Failed, RunDecode, RunPrefill, RunWhole, Tokens
+from decode.worker import DecodeWorker
+from kv_transfer.config import KVTransferConfig
+from kv_transfer.consumer import KVConsumer
+from kv_transfer.identity import KVIdentity
+from kv_transfer.producer import KVProducer
+from kv_transfer.setup import region_of, transport_of
+from prefill.worker import PrefillWorker
+
+MODEL = str(Path(__file__).parent.parent.parent / "models" / "xpyd-demo")
+CONFIG = ServeConfig(
+    model=MODEL,
+    load_format="dummy",
+    dtype="float32",
+    max_model_len=512,
+    max_num_seqs=8,
+    max_num_batched_tokens=64,
+    block_size=16,
+    kv_cache_memory=16 << 20,
+    device="cpu",
+)
+
+
+class Proxy:
+    """What the fleet's relay does, by hand: collects what each side says of a request."""
+
+    def __init__(self):
+        self.accepted = {}
+        self.events = {"p": {}, "d": {}}
+        self.failed = {}
+        self.changed = asyncio.Event()
+
+    def sender(self, side):
+        def send(peer, message):
+            match message:
+                case Accepted(request_id=request_id, handle=handle):
+                    self.accepted[side, request_id] = handle
+                case Tokens(events=events):
+                    for event in events:
+                        self.events[side].setdefault(event.request_id, []).append(event)
+                case Failed(request_id=request_id):
+                    self.failed[side, request_id] = message
+            self.changed.set()
+            return True
+
+        return send
+
+    async def until(self, condition, timeout_s=20.0):
+        async def wait():
+            while not condition():
+                self.changed.clear()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), 0.02)
+
+        await asyncio.wait_for(wait(), timeout_s)
+
+    def finished(self, side, request_id):
+        events = self.events[side].get(request_id, [])
+        return bool(events) and events[-1].finish_reason is not None
+
+    def tokens(self, request_id):
+        """Deduplicated by index, as the relay does."""
+        found = {}
+        for side in ("p", "d"):
+            for event in self.events[side].get(request_id, []):
+                for offset, token in enumerate(event.token_ids):
+                    assert found.setdefault(event.index + offset, token) == token
+        return [found[index] for index in sorted(found)]
+
+
+class Pair:
+    def __init__(self, proxy, prefill, decode, prefill_parts, decode_parts):
+        self.proxy = proxy
+        self.prefill = prefill
+        self.decode = decode
+        self.parts = {"p": prefill_parts, "d": decode_parts}
+
+    async def start(self, made):
+        self.prefill.handle(b"proxy", RunPrefill(made, 1))
+        await self.proxy.until(lambda: ("p", made.request_id) in self.proxy.accepted)
+        handle = self.proxy.accepted["p", made.request_id]
+        self.decode.handle(b"proxy", RunDecode(made, handle, 1))
+        return handle
+
+    async def run(self, made):
+        await self.start(made)
+        await self.proxy.until(lambda: self.proxy.finished("d", made.request_id))
+        return self.proxy.tokens(made.request_id)
+
+    async def whole(self, made):
+        self.decode.handle(b"proxy", RunWhole(made, 1))
+        await self.proxy.until(lambda: self.proxy.finished("d", made.request_id))
+        return self.proxy.tokens(made.request_id)
+
+    async def at_rest(self, timeout_s=5.0):
+        deadline = time.monotonic() + timeout_s
+        while not all([await self._is_at_rest(parts) for parts in self.parts.values()]):
+            assert time.monotonic() < deadline, "blocks are still taken"
+            await asyncio.sleep(0.02)
+        assert self.prefill.num_open() == 0
+        assert self.decode.num_open() == 0
+
+    async def _is_at_rest(self, parts):
+        counts = await parts.driver.call(lambda engine: engine.ledger())
+        return counts["free"] + counts["cached"] == counts["total"]
+
+
+@contextlib.asynccontextmanager
+async def pair(connector="shm", **settings):
+    proxy = Proxy()
+    parts = [build_engine(CONFIG) for _ in range(2)]
+    for each in parts:
+        each.driver.start(asyncio.get_running_loop())
+    config = KVTransferConfig(connector=connector, **settings)
+
+    def identity(name, each):
+        return KVIdentity(name, "incarnation-1", each.kv_fingerprint)
+
+    def free(blocks):
+        parts[0].driver.post(lambda engine: engine.free(blocks))
+
+    info = identity("p", parts[0])
+    producer = KVProducer(
+        info,
+        region_of(parts[0].cache),
+        transport_of(config, parts[0].cache, info),
+        free=free,
+        epochs=parts[0].engine.epochs,
+        lease_s=config.lease_s,
+    )
+    await producer.start("tcp://127.0.0.1:0")
+    info = identity("d", parts[1])
+    consumer = KVConsumer(
+        info, region_of(parts[1].cache), transport_of(config, parts[1].cache, info)
+    )
+    prefill = PrefillWorker(
+        parts[0].driver, producer, proxy.sender("p"), block_size=CONFIG.block_size
+    )
+    decode = DecodeWorker(parts[1].driver, consumer, proxy.sender("d"), max_num_waiting=64)
+    try:
+        yield Pair(proxy, prefill, decode, *parts)
+    finally:
+        await prefill.close()
+        await decode.close()
+        for each in parts:
+            await each.driver.stop()
+            each.cache.close()
+
+
+def prompt(length, seed=0):
+    return tuple((seed * 7919 + i * i * 31 + i) % 500 for i in range(length))
+
+
+def make(request_id, length, seed=0, **sampling):
+    params = {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True} | sampling
+    return EngineRequest(request_id, prompt(length, seed), SamplingParams(**params))
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 64, 200])
+def test_tokens_equal_those_of_one_instance(length):
+    async def body():
+        async with pair() as both:
+            expected = await both.whole(make("whole", length))
+            assert await both.run(make("apart", length)) == expected
+            assert len(expected) == 12
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+def test_seeded_sampling_draws_the_same():
+    async def body():
+        async with pair() as both:
+            sampling = {"temperature": 0.9, "seed": 1234, "top_p": 0.95}
+            expected = await both.whole(make("whole", 50, **sampling))
+            assert await both.run(make("apart", 50, **sampling)) == expected
+
+    asyncio.run(body())
+
+
+def test_decode_computes_nothing_of_the_prompt():
+    async def body():
+        async with pair() as both:
+            steps = both.parts["d"].driver.num_steps
+            await both.run(make("apart", 200))
+            # 200 tokens at 64 a step would be four steps more than the eleven decodes
+            assert both.parts["d"].driver.num_steps - steps == 11
+            assert both.decode.counts.loads == 1
+            assert both.decode.counts.recomputes == 0
+
+    asyncio.run(body())
+
+
+def test_many_at_once_with_shared_prefixes():
+    async def body():
+        async with pair() as both:
+            requests = [make(f"r{i}", 100 + i, seed=i % 3) for i in range(12)]
+            expected = [await both.whole(make(f"w{i}", 100 + i, seed=i % 3)) for i in range(12)]
+            found = await asyncio.gather(*(both.run(each) for each in requests))
+            assert found == expected
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+def test_a_first_token_that_ends_the_request_leaves_nothing_behind():
+    async def body():
+        async with pair() as both:
+            made = make("one", 40, max_tokens=1)
+            await both.start(made)
+            await both.proxy.until(lambda: both.proxy.finished("p", "one"))
+            both.decode.handle(b"proxy", Abort("one"))
+            both.prefill.handle(b"proxy", Abort("one"))
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.002, 0.01, 0.03, 0.1])
+def test_an_abort_at_any_moment_frees_everything(delay_s):
+    async def body():
+        async with pair() as both:
+            for i in range(4):
+                made = make(f"r{i}", 300, seed=i, max_tokens=100)
+                await both.start(made)
+                await asyncio.sleep(delay_s * (i + 1) / 4)
+                both.prefill.handle(b"proxy", Abort(made.request_id))
+                both.decode.handle(b"proxy", Abort(made.request_id))
+            await both.at_rest(timeout_s=1.0)
+
+    asyncio.run(body())
+
+
+def test_a_lost_proxy_frees_everything():
+    async def body():
+        async with pair() as both:
+            for i in range(3):
+                await both.start(make(f"r{i}", 300, seed=i, max_tokens=100))
+            both.prefill.peer_lost(b"proxy")
+            both.decode.peer_lost(b"proxy")
+            await both.at_rest(timeout_s=1.0)
+
+    asyncio.run(body())
+
+
+def test_a_released_offer_makes_decode_recompute_the_same_tokens():
+    async def body():
+        async with pair() as both:
+            made = make("r", 200)
+            expected = await both.whole(make("w", 200))
+            await both.start(made)
+            both.prefill.abort("r")
+            await both.proxy.until(lambda: both.proxy.finished("d", "r"))
+            assert both.proxy.tokens("r") == expected
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+def test_a_prompt_that_does_not_fit_is_refused_by_name():
+    async def body():
+        async with pair() as both:
+            both.prefill.handle(b"proxy", RunPrefill(make("long", 600), 1))
+            await both.proxy.until(lambda: ("p", "long") in both.proxy.failed)
+            assert both.proxy.failed["p", "long"].code == "context_length_exceeded"
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+def test_each_role_refuses_the_others_work():
+    async def body():
+        async with pair() as both:
+            handle = await both.start(make("r", 20))
+            both.prefill.handle(b"proxy", RunDecode(make("x", 20), handle, 1))
+            both.decode.handle(b"proxy", RunPrefill(make("y", 20), 1))
+            await both.proxy.until(lambda: len(both.proxy.failed) == 2)
+            assert {failed.code for failed in both.proxy.failed.values()} == {"invalid_value"}
+
+    asyncio.run(body())
