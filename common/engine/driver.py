@@ -136,7 +136,7 @@ class EngineDriver:
         except Exception:
             log.exception("an engine step failed; the requests in it end")
             self.num_failed_steps += 1
-            result = self._engine.fail_all(XpydError("internal error in the engine"))
+            result = self._engine.fail_running(XpydError("internal error in the engine"))
         self.num_steps += 1
         if not result.is_empty():
             _call_in(self._loop, self._deliver, result)

@@ -21,7 +21,9 @@ from common.engine.interface import EngineLoad, EngineSettings, FilledBlocks, St
 from common.engine.kv_cache import KVCache
 from common.engine.limits import check_request
 from common.engine.prefix import PrefixHasher
-from common.engine.sampler import Sampler, Samples, describe
+from common.engine.prompt_logprobs import take_prompt_logprobs
+from common.engine.publish import Publisher
+from common.engine.sampler import Sampler, Samples
 from common.engine.scheduler import Plan, Scheduler
 from common.engine.sequence import Sequence
 from common.errors import BadRequest, Overloaded, XpydError
@@ -63,6 +65,12 @@ class Engine:
         self._block_size = cache.block_size
         self._pool = BlockPool(cache.num_blocks, clock)
         self._hasher = PrefixHasher(fingerprint, cache.block_size)
+        self._publisher = Publisher(
+            self._pool,
+            self._hasher,
+            cache.block_size,
+            is_caching=settings.enable_prefix_caching,
+        )
         self._scheduler = Scheduler(self._pool, self._hasher, cache.block_size, settings)
         self._sampler = Sampler(self._eos_token_ids, cache.device)
         max_blocks = -(-settings.max_model_len // cache.block_size)
@@ -70,8 +78,11 @@ class Engine:
             settings.max_num_seqs, max_blocks, cache.block_size, cache.device
         )
         self._sequences: dict[str, Sequence] = {}
-        self._complete: list[TokenEvent] = []  # of requests that had nothing left to do
         self._num_added = 0
+        # News not yet returned by a step.
+        self._events: list[TokenEvent] = []
+        self._filled: list[FilledBlocks] = []
+        self._failed: list[tuple[str, XpydError]] = []
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -105,7 +116,7 @@ class Engine:
         self._pool.adopt(block_ids, request.request_id)
         sequence.block_ids = list(block_ids)
         sequence.num_computed = num_computed
-        self._name_full_blocks(sequence)
+        self._publisher.name_full_blocks(sequence)
         self._enter(sequence)
 
     def abort(self, request_id: str) -> None:
@@ -113,68 +124,67 @@ class Engine:
         sequence = self._sequences.get(request_id)
         if sequence is not None:
             self._leave(sequence)
-        self._complete = [event for event in self._complete if event.request_id != request_id]
+        self._events = [event for event in self._events if event.request_id != request_id]
+
+    def fail_running(self, error: XpydError) -> StepResult:
+        """After a step that raised: end those who may have been in it, or, if nobody was, all."""
+        self._fail(self._scheduler.running or list(self._sequences.values()), error)
+        return self._news(num_tokens=0)
 
     def fail_all(self, error: XpydError) -> StepResult:
-        """End every request that the engine knows: after a step that raised, and at shutdown."""
-        failed = [(request_id, error) for request_id in self._sequences]
-        failed += [(event.request_id, error) for event in self._complete]
-        for sequence in list(self._sequences.values()):
-            self._leave(sequence)
-        self._complete = []
-        return StepResult([], [], failed)
+        """At shutdown."""
+        self._fail(list(self._sequences.values()), error)
+        return self._news(num_tokens=0)
 
     def has_work(self) -> bool:
-        return bool(self._sequences or self._complete)
+        return bool(self._sequences or self._events)
 
     # --- one step --------------------------------------------------------------------------------
 
     def step(self) -> StepResult:
         """One forward pass. `num_tokens` 0 with work left: nothing can run until blocks return."""
-        result = StepResult(self._complete, [], [])
-        self._complete = []
         plan = self._scheduler.schedule()
         if not plan.chunks:
-            return result
+            return self._news(num_tokens=0)
         self._note_start(plan)
         with torch.inference_mode():
             inputs = self._batch.build(plan)
             logits = self._model.forward(inputs, self._cache.tensor)
-            logits = self._take_prompt_logprobs(plan, logits)
+            logits = take_prompt_logprobs(plan, logits)
             sampled = [chunk.sequence for chunk in plan.chunks if chunk.is_sampled]
             samples = self._sampler.sample(logits, sampled)
-        self._post_process(plan, samples, result)
+        self._post_process(plan, samples)
         if not self._sequences:
             self._pool.check()
-        return StepResult(
-            result.events, result.filled, result.failed, num_tokens=len(inputs.token_ids)
-        )
+        return self._news(num_tokens=len(inputs.token_ids))
 
     def _note_start(self, plan: Plan) -> None:
         for sequence in plan.grown:
             if sequence.started_at is None:
                 sequence.started_at = self._clock()
 
-    def _post_process(self, plan: Plan, samples: Samples, result: StepResult) -> None:
+    def _post_process(self, plan: Plan, samples: Samples) -> None:
         row = 0
         for sequence, num_tokens in plan.chunks:
             is_sampled = num_tokens == sequence.num_tokens - sequence.num_computed
+            error = samples.errors.get(row) if is_sampled else None
             sequence.num_computed += num_tokens
-            if sequence.num_computed // self._block_size > sequence.num_named:
-                self._name_full_blocks(sequence)
-            if sequence.offer:
-                self._offer_blocks(sequence, is_sampled, samples.errors.get(row), result)
-            if is_sampled:
-                self._take_token(sequence, row, samples, result)
-                row += 1
+            if error is not None:
+                self._fail([sequence], error)
+            else:
+                self._publish(sequence, is_last=is_sampled)
+                if is_sampled:
+                    self._take_token(sequence, samples, row)
+            row += is_sampled
 
-    def _take_token(
-        self, sequence: Sequence, row: int, samples: Samples, result: StepResult
-    ) -> None:
-        if row in samples.errors:
-            self._leave(sequence)
-            result.failed.append((sequence.request_id, samples.errors[row]))
-            return
+    def _publish(self, sequence: Sequence, *, is_last: bool) -> None:
+        self._publisher.name_full_blocks(sequence)
+        if sequence.offer:
+            filled = self._publisher.offer(sequence, is_last=is_last)
+            if filled is not None:
+                self._filled.append(filled)
+
+    def _take_token(self, sequence: Sequence, samples: Samples, row: int) -> None:
         tokens: tuple[int, ...] = ()
         logprobs: tuple[TokenLogprob, ...] = ()
         if sequence.params.max_tokens:
@@ -183,7 +193,7 @@ class Engine:
             if row in samples.logprobs:
                 logprobs = (samples.logprobs[row],)
         event = self._event(sequence, tokens, logprobs)
-        result.events.append(event)
+        self._events.append(event)
         if event.finish_reason is not None or sequence.offer:
             self._leave(sequence)
 
@@ -213,21 +223,6 @@ class Engine:
             "queue": sequence.started_at - sequence.added_at,
             "prefill": self._clock() - sequence.started_at,
         }
-
-    def _take_prompt_logprobs(self, plan: Plan, logits: Tensor) -> Tensor:
-        """Keep what prompt logprobs were asked for; returns the rows that are to be sampled."""
-        if not any(chunk.sequence.wants_prompt_logprobs for chunk in plan.chunks):
-            return logits
-        row, sampled_rows = 0, []
-        for chunk in plan.chunks:
-            sequence = chunk.sequence
-            num_rows = chunk.num_tokens if sequence.wants_prompt_logprobs else chunk.is_sampled
-            if sequence.wants_prompt_logprobs:
-                _append_prompt_logprobs(sequence, logits[row : row + num_rows])
-            row += num_rows
-            if chunk.is_sampled:
-                sampled_rows.append(row - 1)
-        return logits[sampled_rows]
 
     # --- blocks ----------------------------------------------------------------------------------
 
@@ -274,54 +269,6 @@ class Engine:
             "blocks": self._pool.ledger(),
         }
 
-    def _name_full_blocks(self, sequence: Sequence) -> None:
-        """Publish the hashes of blocks that have become full."""
-        if not (self.settings.enable_prefix_caching or sequence.offer):
-            return
-        salt = sequence.request.cache_salt
-        self._hasher.extend(sequence.digests, sequence.tokens, sequence.num_computed, salt)
-        num_full = sequence.num_computed // self._block_size
-        if self.settings.enable_prefix_caching:
-            for index in range(sequence.num_named, num_full):
-                self._pool.name(sequence.block_ids[index], sequence.digests[index])
-        sequence.num_named = num_full
-
-    def _offer_blocks(
-        self, sequence: Sequence, is_last: bool, error: XpydError | None, result: StepResult
-    ) -> None:
-        """Hold and report blocks that filled in this step; at the end also the partial one."""
-        if is_last and error is not None:
-            return
-        num_full = sequence.num_computed // self._block_size
-        first = sequence.num_offered
-        end = self._num_blocks(sequence.num_computed) if is_last else num_full
-        if end <= first and not is_last:
-            return
-        blocks = sequence.block_ids[first:end]
-        digests = sequence.digests[first:num_full]
-        if end > num_full:
-            digests.append(
-                self._hasher.partial(
-                    sequence.digests,
-                    sequence.tokens,
-                    sequence.num_computed,
-                    sequence.request.cache_salt,
-                )
-            )
-        self._pool.hold(blocks, sequence.request_id)
-        sequence.num_offered = end
-        result.filled.append(
-            FilledBlocks(
-                sequence.request_id,
-                first,
-                tuple(blocks),
-                self._pool.epochs(blocks),
-                tuple(digest.hex() for digest in digests),
-                sequence.num_computed if is_last else end * self._block_size,
-                is_last,
-            )
-        )
-
     # --- coming and going ------------------------------------------------------------------------
 
     def _new_sequence(self, request: EngineRequest, offer: bool) -> Sequence:
@@ -341,7 +288,7 @@ class Engine:
         """Had the request ended before it came? Then its last event is all that is left to do."""
         if not sequence.num_outputs or sequence.finish_reason() is None:
             return False
-        self._complete.append(self._event(sequence, ()))
+        self._events.append(self._event(sequence, ()))
         return True
 
     def _enter(self, sequence: Sequence) -> None:
@@ -355,17 +302,16 @@ class Engine:
         self._batch.release(sequence)
         self._sequences.pop(sequence.request_id, None)
 
+    def _fail(self, sequences: list[Sequence], error: XpydError) -> None:
+        for sequence in list(sequences):
+            self._leave(sequence)
+            self._failed.append((sequence.request_id, error))
+
+    def _news(self, *, num_tokens: int) -> StepResult:
+        """Everything since the last step, handed over once."""
+        result = StepResult(self._events, self._filled, self._failed, num_tokens)
+        self._events, self._filled, self._failed = [], [], []
+        return result
+
     def _num_blocks(self, num_tokens: int) -> int:
         return -(-num_tokens // self._block_size)
-
-
-def _append_prompt_logprobs(sequence: Sequence, logits: Tensor) -> None:
-    """logits: of tokens num_computed, num_computed + 1, …; each tells about the token after it."""
-    known = sequence.prompt_logprobs  # of tokens 0 … len - 1; a recomputed chunk adds nothing
-    skip = len(known) - 1 - sequence.num_computed
-    first = sequence.num_computed + skip
-    targets = sequence.tokens[first + 1 : min(first + 1 + len(logits) - skip, sequence.num_prompt)]
-    if len(targets):
-        rows = logits[skip : skip + len(targets)]
-        num_top = sequence.params.prompt_logprobs or 0
-        known += describe(rows, targets.tolist(), [num_top] * len(targets))
