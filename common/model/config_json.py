@@ -40,11 +40,13 @@ class ConfigJson:
     def has(self, name: str) -> bool:
         return self.values.get(name) is not None
 
-    def integer(self, name: str, default: int | None = None, most: int = MAX_INT) -> int:
-        """A size or count: from 1 to `most`."""
+    def integer(
+        self, name: str, default: int | None = None, least: int = 1, most: int = MAX_INT
+    ) -> int:
+        """A size or count, from `least` to `most`."""
         value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise self.error(name, f"must be an integer from 1 to {most}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.error(name, f"must be an integer from {least} to {most}")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:

@@ -21,7 +21,8 @@ from common.model.checkpoint import (
 from common.model.config_json import ConfigJson
 from common.model.inputs import ForwardInputs
 from common.model.llama import Llama
-from common.model.spec import DTYPES, ModelSpec, read_spec
+from common.model.spec import DTYPES, ModelSpec
+from common.model.spec_reader import read_spec
 
 LoadFormat = Literal["auto", "dummy"]
 
