@@ -1,0 +1,98 @@
+"""The promise: identical tokens co-located and apart, over every connector, alone and in a crowd.
+
+The oracle is the co-located engine (`--role both`), asked one request at a time on its own port.
+"""
+
+import asyncio
+import random
+
+import pytest
+
+from tests.e2e.cluster import cluster
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+NUM_PROMPTS = 50
+VOCAB = 2000
+ARGUMENTS = (
+    *("--load-format", "dummy", "--max-model-len", "2048", "--kv-cache-memory", "256MiB"),
+    *("--max-num-batched-tokens", "256"),
+)
+
+
+def workload():
+    """50 requests: lengths 1 to 1,500, a third share prefixes, half greedy and half seeded."""
+    draw = random.Random(7)
+    shared = [[draw.randrange(VOCAB) for _ in range(700)] for _ in range(2)]
+    lengths = [1, 2, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1500]
+    lengths += [int(1500 ** draw.random()) for _ in range(NUM_PROMPTS - len(lengths))]
+    made = []
+    for i, length in enumerate(lengths):
+        tokens = [draw.randrange(VOCAB) for _ in range(length)]
+        if i % 3 == 0:
+            common = min(length - 1, draw.randrange(1, 700))
+            tokens = shared[i % 2][:common] + tokens[common:]
+        sampling = {"max_tokens": draw.randrange(1, 24), "temperature": 0, "ignore_eos": True}
+        if i % 2:
+            sampling |= {"temperature": 0.8, "seed": 1000 + i}
+        made.append((tokens, sampling))
+    return made
+
+
+async def run(made, url, concurrency):
+    """All answers, in order, with at most `concurrency` requests in flight."""
+    places = asyncio.Semaphore(concurrency)
+
+    async def one(tokens, sampling):
+        async with places:
+            return await made.generate(url, tokens, **sampling)
+
+    return await asyncio.gather(*(one(*request) for request in workload()))
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def oracle(request, tmp_path_factory):
+    """(dtype, the tokens of one co-located instance)."""
+    directory = tmp_path_factory.mktemp("oracle")
+
+    async def body():
+        arguments = (*ARGUMENTS, "--dtype", request.param)
+        async with cluster(directory, both=1, proxy=False, arguments=arguments) as made:
+            url = made.instances[0].plan.url
+            alone = await run(made, url, 1)
+            crowded = await run(made, url, 16)
+            return alone, crowded
+
+    alone, crowded = asyncio.run(body())
+    assert crowded == alone
+    assert len({tuple(tokens) for tokens in alone}) > NUM_PROMPTS // 2  # it is a varied workload
+    return request.param, alone
+
+
+@pytest.mark.parametrize("connector", ["shm", "nixl", "shared_storage"])
+def test_tokens_are_those_of_one_instance(connector, oracle, tmp_path):
+    dtype, expected = oracle
+    if connector == "nixl":
+        from kv_transfer.transport.nixl import find_nixl
+
+        if find_nixl() is None:
+            pytest.skip("the nixl package is not installed")
+
+    async def body():
+        arguments = (*ARGUMENTS, "--dtype", dtype)
+        options = {"connector": connector, "arguments": arguments}
+        async with cluster(tmp_path, prefill=1, decode=1, **options) as made:
+            assert await run(made, made.url, 1) == expected
+            assert await run(made, made.url, 16) == expected
+            made.start_instance("prefill")
+            made.start_instance("decode")
+            await made.healthy()
+            await made.ready_instances(4)
+            assert await run(made, made.url, 16) == expected
+            assert await run(made, made.url, 1) == expected
+            loads = [await made.metrics(child) for child in made.of("decode")]
+            assert all(each["kv_loads"] > 0 for each in loads)
+            assert all(each["recomputes"] == 0 for each in loads)
+            await made.at_rest()
+
+    asyncio.run(body())
