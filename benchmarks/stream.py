@@ -12,7 +12,7 @@ otherwise missing.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -47,7 +47,7 @@ class _Usage(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 class _Arrival(NamedTuple):
@@ -133,8 +133,8 @@ class AnswerStream:
             chunk = _decode_chunk(event.data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise StreamError("chunk is not JSON of the OpenAI form") from None
-        if chunk.error is not None and bytes(chunk.error) != b"null":
-            raise StreamError(f"error event: {error_message(bytes(chunk.error))}")
+        if chunk.error is not None:
+            raise StreamError(f"error event: {_message(chunk.error)}")
         tokens = self._count(chunk.usage)
         if self._arrivals and self._arrivals[-1].tokens is None:
             tokens = None  # usage came once, for the whole answer: it says nothing of this chunk
@@ -190,9 +190,12 @@ def _only_closes(arrival: _Arrival) -> bool:
 def error_message(body: bytes) -> str:
     """The message inside an OpenAI error body, or the body itself, in one short line."""
     try:
-        found = msgspec.json.decode(body)
+        return _message(msgspec.json.decode(body))
     except (msgspec.DecodeError, UnicodeDecodeError):
-        found = body.decode("utf-8", "replace")
+        return _message(body.decode("utf-8", "replace"))
+
+
+def _message(found: Any) -> str:
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and key in found:
             found = found[key]

@@ -6,6 +6,7 @@ Two kinds: `IdVocabulary` needs only a size, `TokenizerVocabulary` reads a token
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -85,20 +86,22 @@ class TokenizerVocabulary:
         return [int(i) for i in random.choice(self._ids, size=count)]
 
     def text_of(self, ids: list[int]) -> str:
-        """Decoding and encoding again merges or splits tokens: cut or repeat until the length fits,
-        or a few tries pass.
-        """
+        """Decoding and encoding again merges and splits tokens: cut or lengthen until it fits."""
         wanted = list(ids)
         for _ in range(_FIT_ROUNDS):
-            text = str(self._tokenizer.decode(wanted, skip_special_tokens=False))
+            # Halves of characters, which random ids and cuts leave, would never settle.
+            text = self._decode(wanted).replace("\ufffd", "")
             again = self._encode(text)
             if len(again) == len(ids):
                 break
-            wanted = (again + ids)[: len(ids)]
+            wanted = list(islice(cycle(again or ids), len(ids)))
         return text
 
     def count(self, text: str) -> int | None:
         return len(self._encode(text))
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
