@@ -133,7 +133,7 @@ class KVProducer:
         )
 
     def extend(self, filled: FilledBlocks, first_token: int | None = None) -> None:
-        """Take over the holds of these blocks. `first_token`: what prefill sampled, with the last."""
+        """Take over these blocks' holds. `first_token`: what prefill sampled, with the last blocks."""
         assert filled.is_last == (first_token is not None), "the first token comes with the last"
         if self._transport.publishes:
             self._unpublished.append((filled, first_token))

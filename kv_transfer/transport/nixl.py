@@ -1,0 +1,200 @@
+"""Across hosts: the consumer READs blocks through NIXL (UCX over RDMA, shared memory or TCP).
+
+Both pools are registered once; descriptor lists, one descriptor per block, are prepared once per
+peer; a fetch then only names indices. NIXL's progress thread stays off, because it spins: the
+consumer polls its own reads with growing pauses, and the producer calls `poll` while it has
+readers. A finished READ says nothing about leases; that is what the side channel's `Finish` is for.
+
+A NIXL agent is not thread-safe as we configure it, so one lock is held around each call, never
+around a pause. `deserialize_descs` is never used: it unpickles.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import ConfigError, LayoutMismatch, TransferError
+from kv_transfer.region import CHUNK_BYTES, KVRegion
+from kv_transfer.transport.base import Gate, Peer, Stopped, Transport
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("nixl_cu13", "nixl_cu12", "nixl")
+PAUSE_MIN_S = 0.00005
+PAUSE_MAX_S = 0.002
+MEMORY = "DRAM"
+
+
+class NixlDescription(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    agent: str
+    metadata: bytes  # NIXL's own, for `add_remote_agent`
+    address: Annotated[int, msgspec.Meta(ge=0)]  # of block 0, in the producer
+
+
+class NixlTransport(Transport):
+    name = "nixl"
+    polls = True
+
+    def __init__(self, region: KVRegion, agent_name: str, backends: Sequence[str]) -> None:
+        """`agent_name` must be unique and new at each start. Raises ConfigError."""
+        api = _import_api()
+        self.region = region
+        self.lock = threading.Lock()  # around every call into `agent`
+        self.is_closed = False
+        self._agent_name = agent_name
+        self._generations: dict[str, int] = {}  # of each producer's metadata: how often loaded
+        try:
+            config = api.nixl_agent_config(enable_prog_thread=False, backends=list(backends))
+            self.agent = api.nixl_agent(agent_name, config)
+            memory = [(region.address, region.size_bytes, 0, "")]
+            self._registered = self.agent.register_memory(memory, MEMORY)
+            self.local = self.agent.prep_xfer_dlist(
+                "", _descriptors(region.address, region), MEMORY
+            )
+        except Exception as error:  # the bindings raise classes of their own, derived from this
+            raise ConfigError(f"connector nixl cannot start: {error}") from None
+
+    def describe(self) -> bytes:
+        with self.lock:
+            metadata = self.agent.get_agent_metadata()
+        description = NixlDescription(self._agent_name, metadata, self.region.address)
+        return msgspec.msgpack.encode(description)
+
+    def connect(self, description: bytes, num_blocks: int) -> Peer:
+        try:
+            theirs = msgspec.msgpack.decode(description, type=NixlDescription)
+        except msgspec.MsgspecError:
+            raise TransferError("the producer's NIXL description is malformed") from None
+        if theirs.agent == self._agent_name:
+            raise LayoutMismatch("connector nixl does not read from its own process")
+        pool = KVRegion(theirs.address, num_blocks, self.region.block_bytes)
+        with self.lock, nixl_errors("connect"):
+            loaded = self.agent.add_remote_agent(theirs.metadata)
+            name = loaded.decode() if isinstance(loaded, bytes) else str(loaded)
+            if name != theirs.agent:
+                self.agent.remove_remote_agent(name)
+                raise TransferError("the producer's NIXL metadata is another agent's")
+            remote = self.agent.prep_xfer_dlist(name, _descriptors(pool.address, pool), MEMORY)
+            generation = self._generations[name] = self._generations.get(name, 0) + 1
+        return NixlPeer(self, name, generation, remote)
+
+    def disconnect(self, name: str, generation: int) -> None:
+        """Break the connection, and with it the reads in flight, unless it has been made anew."""
+        with self.lock:
+            if self.is_closed or self._generations[name] != generation:
+                return
+            try:
+                self.agent.remove_remote_agent(name)
+            except Exception as error:
+                log.warning("NIXL disconnect failed: %s", error)
+
+    def poll(self) -> None:
+        with self.lock:
+            if not self.is_closed:
+                self.agent.get_new_notifs()
+
+    def close(self) -> None:
+        with self.lock:
+            if self.is_closed:
+                return
+            self.is_closed = True
+            try:
+                self.local.release()
+                self.agent.deregister_memory(self._registered)
+            except Exception as error:
+                log.warning("NIXL close failed: %s", error)
+
+
+class NixlPeer(Peer):
+    writes_through_gate = False
+
+    def __init__(self, transport: NixlTransport, name: str, generation: int, remote: Any) -> None:
+        self._transport = transport
+        self._name = name
+        self._generation = generation
+        self._remote = remote  # prepared descriptors, one per block of the producer's pool
+        self._is_closed = False
+        self._chunk = max(1, CHUNK_BYTES // transport.region.block_bytes)
+
+    def read(
+        self, remote: Sequence[int], local: Sequence[int], hashes: Sequence[str], gate: Gate
+    ) -> None:
+        for start in range(0, len(remote), self._chunk):
+            if gate.is_closed:
+                raise Stopped("the read was stopped")
+            chunk = slice(start, start + self._chunk)
+            self._read_chunk(list(remote[chunk]), list(local[chunk]))
+
+    def _read_chunk(self, remote: list[int], local: list[int]) -> None:
+        """Returns or raises only when the READ has ended: NIXL cannot stop one, only finish it, or
+        fail it when the connection is broken."""
+        transport = self._transport
+        with transport.lock, nixl_errors("read"):
+            self._check_open()
+            agent = transport.agent
+            transfer = agent.make_prepped_xfer("READ", transport.local, local, self._remote, remote)
+            state = agent.transfer(transfer)
+        pause_s = PAUSE_MIN_S
+        while state == "PROC":
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, PAUSE_MAX_S)
+            with transport.lock, nixl_errors("read"):
+                self._check_open()
+                state = agent.check_xfer_state(transfer)
+        with transport.lock, nixl_errors("read"):
+            self._check_open()
+            transfer.release()
+        if state != "DONE":
+            raise TransferError("a NIXL read failed")
+
+    def _check_open(self) -> None:
+        if self._transport.is_closed:
+            raise TransferError("the connector is closing")
+
+    def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._transport.disconnect(self._name, self._generation)
+
+
+@contextmanager
+def nixl_errors(what: str) -> Iterator[None]:
+    """The bindings' errors share no base class of their own."""
+    try:
+        yield
+    except TransferError:
+        raise
+    except Exception as error:
+        raise TransferError(f"NIXL {what}: {type(error).__name__}") from None
+
+
+def _descriptors(address: int, region: KVRegion) -> NDArray[np.uint64]:
+    """[num_blocks, 3]: address, length, device of each block."""
+    descriptors = np.empty((region.num_blocks, 3), np.uint64)
+    starts = np.arange(region.num_blocks, dtype=np.uint64) * np.uint64(region.block_bytes)
+    descriptors[:, 0] = starts + np.uint64(address)
+    descriptors[:, 1] = region.block_bytes
+    descriptors[:, 2] = 0
+    return descriptors
+
+
+def _import_api() -> ModuleType:
+    for package in PACKAGES:
+        try:
+            return importlib.import_module(f"{package}._api")
+        except ImportError:
+            continue
+    raise ConfigError(
+        "connector nixl needs the package nixl (or nixl-cu13, nixl-cu12): pip install 'xpyd[nixl]'"
+    )
