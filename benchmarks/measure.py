@@ -86,6 +86,12 @@ def _load(plan: Plan, client: Client, log: RunLog) -> Coroutine[Any, Any, None]:
     return run_fixed_concurrency(plan.requests, plan.max_concurrency, client.send, log)
 
 
+async def check_reachable(target: Target, ready_timeout_s: float) -> None:
+    """Raises Unreachable."""
+    async with open_session(target) as session:
+        await _reach(session, target, ready_timeout_s)
+
+
 async def _reach(
     session: aiohttp.ClientSession, target: Target, ready_timeout_s: float
 ) -> list[str]:

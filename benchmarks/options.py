@@ -190,7 +190,7 @@ def percentiles_from(args: argparse.Namespace) -> list[float]:
     return values
 
 
-def asked(args: argparse.Namespace, model: str) -> dict[str, Any]:
+def asked(args: argparse.Namespace, model: str, label: str | None) -> dict[str, Any]:
     """What a summary starts with: vLLM's names first, then the workload, enough to run it again."""
     is_chat = args.endpoint.rstrip("/").endswith("chat/completions")
     backend = "openai-chat" if is_chat else "openai"
@@ -198,7 +198,7 @@ def asked(args: argparse.Namespace, model: str) -> dict[str, Any]:
     return {
         "endpoint_type": backend,
         "backend": backend,
-        "label": args.label,
+        "label": label,
         "model_id": model,
         "tokenizer_id": None if args.tokenizer is None else str(args.tokenizer),
         "num_prompts": args.num_prompts,

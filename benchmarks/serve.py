@@ -76,7 +76,7 @@ def _serve(args: argparse.Namespace) -> int:
     )
     bar.close()
     date = {"date": datetime.now().strftime("%Y%m%d-%H%M%S")}
-    summary = date | options.asked(args, model) | metadata
+    summary = date | options.asked(args, model, args.label) | metadata
     summary |= summarize(result, metrics=metrics, percentiles=percentiles, slo=slo)
     summary["warnings"] = cautions(summary)
     print(render(summary, metrics, percentiles))
