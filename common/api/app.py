@@ -1,0 +1,158 @@
+"""The HTTP app: which path leads where. Mounted in the proxy and in every instance alike.
+
+app = create_app(client, texts, Metrics(model_name="demo"), ApiSettings())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from common.api import protocol
+from common.api.chat import create_chat_completion
+from common.api.completions import create_completion
+from common.api.errors import on_http_exception
+from common.api.gate import Gate
+from common.api.generate import abort_requests, generate
+from common.api.generation import Service
+from common.api.observe import RequestMetrics
+from common.api.openapi import describe
+from common.api.running import Running
+from common.api.settings import ApiSettings
+from common.api.sse import encode_json
+from common.api.tokens import detokenize, tokenize
+from common.engine_client import EngineClient, ModelCard
+from common.errors import ModelNotFound, Unavailable
+from common.metrics import CONTENT_TYPE, Metrics
+from common.text import TextModel
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
+
+
+def create_app(
+    client: EngineClient,
+    texts: Callable[[str], TextModel],
+    metrics: Metrics,
+    settings: ApiSettings,
+    lifespan: Lifespan | None = None,
+) -> FastAPI:
+    """`texts`: the text side of a served model, by the name on its card."""
+    observed = RequestMetrics(metrics)
+    service = Service(client, texts, observed, settings)
+    app = FastAPI(
+        title="xpyd",
+        version=settings.version,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        exception_handlers={HTTPException: on_http_exception},
+    )
+    app.add_middleware(Gate, settings=settings, on_refusal=observed.rejected)
+    _add_generation(app, service)
+    _add_models(app, service)
+    _add_operations(app, service, metrics)
+    return app
+
+
+def _add_generation(app: FastAPI, service: Service) -> None:
+    running = Running()
+    _post(app, "/v1/chat/completions", create_chat_completion, service, protocol.ChatRequest)
+    _post(app, "/v1/completions", create_completion, service, protocol.CompletionRequest)
+    _post(app, "/tokenize", tokenize, service, protocol.TokenizePrompt, protocol.TokenizeChat)
+    _post(app, "/detokenize", detokenize, service, protocol.DetokenizeRequest)
+    generating = partial(generate, service, running)
+    _route(app, "POST", "/inference/v1/generate", generating, protocol.GenerateRequest)
+    aborting = partial(abort_requests, service, running)
+    _route(app, "POST", "/inference/v1/abort_requests", aborting, protocol.AbortRequest)
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    async def list_models(request: Request) -> Response:
+        return _json({"object": "list", "data": list(map(_model, service.client.models()))})
+
+    async def retrieve_model(request: Request) -> Response:
+        name = request.path_params["model"]
+        for card in service.client.models():
+            if card.name == name:
+                return _json(_model(card))
+        raise ModelNotFound(f"the model {name[:200]!r} does not exist; see /v1/models", "model")
+
+    _route(app, "GET", "/v1/models", list_models)
+    _route(app, "GET", "/v1/models/{model:path}", retrieve_model)
+
+
+def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    async def health(request: Request) -> Response:
+        if not service.client.is_ready():
+            raise Unavailable("no request can make progress now")
+        return _json({"status": "ok"})
+
+    async def version(request: Request) -> Response:
+        return _json({"version": service.settings.version})
+
+    async def show_metrics(request: Request) -> Response:
+        return Response(metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def load(request: Request) -> Response:
+        return _json({"server_load": service.metrics.num_running})
+
+    for method, path in (("GET", "/health"), ("GET", "/ping"), ("POST", "/ping")):
+        _route(app, method, path, health)
+    _route(app, "GET", "/version", version)
+    _route(app, "GET", "/metrics", show_metrics)
+    _route(app, "GET", "/load", load)
+
+
+def _model(card: ModelCard) -> dict[str, Any]:
+    return {
+        "id": card.name,
+        "object": "model",
+        "created": card.created,
+        "owned_by": "xpyd",
+        "root": card.name,
+        "parent": None,
+        "max_model_len": card.max_model_len,
+        "permission": [],
+    }
+
+
+def _json(body: dict[str, Any]) -> Response:
+    return Response(encode_json(body), media_type="application/json")
+
+
+def _post(
+    app: FastAPI,
+    path: str,
+    endpoint: Callable[[Service, Request], Awaitable[Response]],
+    service: Service,
+    *bodies: type[BaseModel],
+) -> None:
+    _route(app, "POST", path, partial(endpoint, service), *bodies)
+
+
+def _route(
+    app: FastAPI, method: str, path: str, endpoint: Endpoint, *bodies: type[BaseModel]
+) -> None:
+    """`bodies`: for the documentation only; the endpoint reads and checks the body itself."""
+
+    async def serve(request: Request) -> Response:
+        return await endpoint(request)
+
+    name = path.strip("/").replace("/", "_").replace("{model:path}", "model")
+    app.add_api_route(
+        path,
+        serve,
+        methods=[method],
+        name=name,
+        operation_id=f"{method.lower()}_{name}",
+        response_model=None,
+        openapi_extra=describe(bodies),
+    )

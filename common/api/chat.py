@@ -1,0 +1,240 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from common.api.body import read_object
+from common.api.choices import Piece
+from common.api.context import info_of
+from common.api.errors import parse
+from common.api.generation import Answer, Demand, Generation, Service, collect
+from common.api.logprobs import chat_logprobs, prompt_logprobs
+from common.api.prompts import chat_prompt, truncate
+from common.api.protocol import ChatRequest
+from common.api.refusals import CHAT, refuse
+from common.api.sse import EventStream, encode_json, event, json_answer
+from common.api.tools import CallDelta, ContentDelta, Delta, ToolCallParser
+from common.errors import BadRequest
+
+
+async def create_chat_completion(service: Service, request: Request) -> Response:
+    body = await read_object(request, service.settings)
+    refuse(body, CHAT)
+    ask = parse(ChatRequest, body)
+    if ask.stream and ask.prompt_logprobs is not None:
+        raise BadRequest("prompt_logprobs are not given in a stream", "prompt_logprobs")
+    model = service.resolve(ask.model)
+    card, text = model
+    effort = {"reasoning_effort": ask.reasoning_effort} if ask.reasoning_effort else {}
+    prompt = await chat_prompt(
+        ask,
+        text,
+        service.settings,
+        add_special_tokens=bool(ask.add_special_tokens),
+        variables=effort,
+    )
+    demand = Demand(
+        max_tokens=ask.max_tokens
+        if ask.max_completion_tokens is None
+        else ask.max_completion_tokens,
+        default_max_tokens=None,
+        choices=ask.n,
+        logprobs=(ask.top_logprobs or 0) if ask.logprobs else None,
+        prompt_logprobs=ask.prompt_logprobs,
+        priority=ask.priority,
+        cache_salt=ask.cache_salt,
+    )
+    prompts = [truncate(prompt, ask, card.max_model_len)]
+    generation = Generation(service, info_of(request), model, ask, prompts, demand, "chatcmpl")
+    chat = _Chat(ask, generation, service.settings.version)
+    if ask.stream:
+        return EventStream(request, chat.stream(), service.settings.stalled_reader_s)
+    return await json_answer(request, chat.complete())
+
+
+class _Chat:
+    """One conversation's answer in either form. Both go through the same parser and logprobs."""
+
+    def __init__(self, ask: ChatRequest, generation: Generation, version: str) -> None:
+        self._ask = ask
+        self._generation = generation
+        self._fingerprint = f"xpyd-{version}"
+        self._with_usage = bool(ask.stream_options and ask.stream_options.include_usage)
+        self._with_running_usage = bool(
+            ask.stream_options and ask.stream_options.continuous_usage_stats
+        )
+        self._envelope = {
+            "id": generation.id,
+            "object": "chat.completion.chunk",
+            "created": generation.created,
+            "model": generation.card.name,
+            "system_fingerprint": self._fingerprint,
+        }
+        # All chunks begin alike: {…,"choices":[ is encoded once.
+        self._head = b"data: " + encode_json(self._envelope)[:-1] + b',"choices":['
+        self._reads_tools = ask.tools is not None and ask.tool_choice != "none"
+
+    # --- whole -----------------------------------------------------------------------------------
+
+    async def complete(self) -> dict[str, Any]:
+        generation, ask = self._generation, self._ask
+        answers = await collect(generation)
+        body: dict[str, Any] = {
+            "id": generation.id,
+            "object": "chat.completion",
+            "created": generation.created,
+            "model": generation.card.name,
+            "choices": [self._choice(n, answer) for n, answer in enumerate(answers)],
+            "usage": generation.usage.body(),
+            "system_fingerprint": self._fingerprint,
+        }
+        prompt = generation.prompts[0].token_ids
+        if ask.return_token_ids:
+            body["prompt_token_ids"] = prompt
+        if ask.prompt_logprobs is not None:
+            body["prompt_logprobs"] = prompt_logprobs(
+                generation.text.vocabulary,
+                prompt,
+                answers[0].prompt_logprobs,
+                ask.prompt_logprobs,
+            )
+        return body
+
+    def _choice(self, number: int, answer: Answer) -> dict[str, Any]:
+        content, calls = self._message_parts(answer.text)
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if calls:
+            message["content"] = content or None
+            message["tool_calls"] = calls
+        choice = {
+            "index": number,
+            "message": message,
+            "logprobs": self._logprobs(answer),
+            "finish_reason": _finish_reason(answer.finish_reason, bool(calls)),
+            "stop_reason": answer.stop_reason,
+        }
+        if self._ask.return_token_ids:
+            choice["token_ids"] = answer.token_ids
+        return choice
+
+    def _message_parts(self, text: str) -> tuple[str, list[dict[str, Any]]]:
+        """Content and tool calls: the sum of the deltas that a stream would show."""
+        parser = self._parser()
+        if parser is None:
+            return text, []
+        content = ""
+        calls: list[dict[str, Any]] = []
+        for delta in [*parser.push(text), *parser.finish()]:
+            if isinstance(delta, ContentDelta):
+                content += delta.text
+            elif delta.name is not None:
+                function = {"name": delta.name, "arguments": delta.arguments}
+                calls.append({"id": delta.call_id, "type": "function", "function": function})
+            else:
+                calls[-1]["function"]["arguments"] += delta.arguments
+        return content, calls
+
+    # --- streamed --------------------------------------------------------------------------------
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Encoded events; the first comes with the first token of any choice."""
+        generation = self._generation
+        parsers = [self._parser() for _ in range(generation.num_choices)]
+        opening = b"".join(map(self._opening, range(generation.num_choices)))
+        async with aclosing(generation.pieces()) as pieces:
+            async for piece in pieces:
+                data = opening + self._chunks(piece, parsers[piece.choice])
+                opening = b""
+                if data:
+                    yield data
+        if self._with_usage:
+            yield event({**self._envelope, "choices": [], "usage": generation.usage.body()})
+
+    def _opening(self, number: int) -> bytes:
+        delta = {"role": "assistant", "content": ""}
+        return self._chunk(number, delta, is_first=True)
+
+    def _chunks(self, piece: Piece, parser: ToolCallParser | None) -> bytes:
+        """All events of one piece; b"" if it has nothing to show yet."""
+        deltas = self._deltas(piece, parser)
+        logprobs = self._logprobs(piece)
+        token_ids = piece.token_ids if self._ask.return_token_ids else None
+        if not deltas and (logprobs or token_ids):
+            deltas = [{}]
+        data = b""
+        for delta in deltas:  # the first one carries what belongs to the tokens
+            data += self._chunk(piece.choice, delta, logprobs=logprobs, token_ids=token_ids)
+            logprobs = token_ids = None
+        if piece.finish_reason:
+            has_calls = parser is not None and parser.num_calls > 0
+            reason = _finish_reason(piece.finish_reason, has_calls)
+            data += self._chunk(piece.choice, {}, reason=reason, stop_reason=piece.stop_reason)
+        return data
+
+    def _deltas(self, piece: Piece, parser: ToolCallParser | None) -> list[dict[str, Any]]:
+        if parser is None:
+            return [{"content": piece.text}] if piece.text else []
+        found: list[Delta] = parser.push(piece.text)
+        if piece.finish_reason:
+            found += parser.finish()
+        return [
+            {"tool_calls": [delta.body()]}
+            if isinstance(delta, CallDelta)
+            else {"content": delta.text}
+            for delta in found
+        ]
+
+    def _chunk(
+        self,
+        number: int,
+        delta: dict[str, Any],
+        *,
+        logprobs: dict[str, Any] | None = None,
+        token_ids: tuple[int, ...] | None = None,
+        reason: str | None = None,
+        stop_reason: str | int | None = None,
+        is_first: bool = False,
+    ) -> bytes:
+        choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        if reason is not None:
+            choice["stop_reason"] = stop_reason
+        if token_ids is not None:
+            choice["token_ids"] = token_ids
+        tail = b"}\n\n"
+        if self._with_running_usage:
+            tail = b',"usage":' + encode_json(self._generation.usage.body()) + tail
+        elif self._with_usage:
+            tail = b',"usage":null' + tail
+        if is_first and self._ask.return_token_ids:
+            prompt = encode_json(self._generation.prompts[0].token_ids)
+            tail = b',"prompt_token_ids":' + prompt + tail
+        return self._head + encode_json(choice) + b"]" + tail
+
+    # --- both ------------------------------------------------------------------------------------
+
+    def _logprobs(self, of: Piece | Answer) -> dict[str, Any] | None:
+        if not self._ask.logprobs or not of.logprobs:
+            return None
+        content = chat_logprobs(
+            self._generation.text.vocabulary,
+            of.token_ids,
+            of.logprobs,
+            num_top=self._ask.top_logprobs or 0,
+            as_ids=self._ask.return_tokens_as_token_ids,
+        )
+        return {"content": content, "refusal": None}
+
+    def _parser(self) -> ToolCallParser | None:
+        if not self._reads_tools:
+            return None
+        return ToolCallParser(None if self._ask.parallel_tool_calls else 1)
+
+
+def _finish_reason(reason: str | None, has_calls: bool) -> str | None:
+    return "tool_calls" if has_calls and reason == "stop" else reason

@@ -1,0 +1,157 @@
+"""From token events to text, for one choice and for several at once. Knows no HTTP and no JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from common.api.observe import Observation
+from common.detokenizer import IncrementalDetokenizer
+from common.engine_client import EngineClient
+from common.errors import XpydError
+from common.request import EngineRequest, FinishReason, TokenEvent, TokenLogprob
+from common.stop_strings import StopMatcher
+
+_MAX_QUEUED_PIECES = 64  # then the choices wait for whoever reads them
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one choice gained with one event. The last one has `finish_reason`."""
+
+    choice: int
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    text_offsets: tuple[int, ...] = ()  # per token: characters of the answer before it
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None  # the stop string or stop token id that ended it
+    first: TokenEvent | None = None  # of the first piece: timings, cached tokens, prompt logprobs
+
+
+class ChoiceText:
+    """The text of one choice as its tokens come in."""
+
+    def __init__(
+        self,
+        choice: int,
+        detokenizer: IncrementalDetokenizer,
+        stops: Sequence[str],
+        *,
+        include_stop: bool = False,
+        min_tokens: int = 0,
+    ) -> None:
+        self._choice = choice
+        self._detokenizer = detokenizer
+        self._stops = StopMatcher(stops, include_stop=include_stop) if stops else None
+        self._min_tokens = min_tokens  # no stop string counts before
+        self._num_tokens = 0
+        self._num_chars = 0  # of the text before any stop string is cut off
+
+    def accept(self, event: TokenEvent) -> Piece:
+        """The event as text. Tokens behind a stop string are dropped."""
+        texts: list[str] = []
+        offsets: list[int] = []
+        for token_id in event.token_ids:
+            offsets.append(self._num_chars)
+            texts.append(self._push(token_id))
+            if self._stops and self._stops.found:
+                break
+        reason = _finish_reason(event)
+        stop_reason: str | int | None = event.stop_token_id
+        if self._stops and self._stops.found:
+            reason, stop_reason = FinishReason.STOP.value, self._stops.found
+        elif reason:
+            texts.append(self._finish())
+        return Piece(
+            choice=self._choice,
+            text="".join(texts),
+            token_ids=event.token_ids[: len(offsets)],
+            logprobs=event.logprobs[: len(offsets)],
+            text_offsets=tuple(offsets),
+            finish_reason=reason,
+            stop_reason=stop_reason,
+            first=event if event.index == 0 else None,
+        )
+
+    def _push(self, token_id: int) -> str:
+        self._num_tokens += 1
+        text = self._detokenizer.push(token_id)
+        self._num_chars += len(text)
+        if self._stops is None or self._num_tokens <= self._min_tokens:
+            return text
+        return self._stops.push(text)
+
+    def _finish(self) -> str:
+        text = self._detokenizer.finish()
+        if self._stops is None:
+            return text
+        shown = self._stops.push(text)
+        return shown if self._stops.found else shown + self._stops.finish()
+
+
+def _finish_reason(event: TokenEvent) -> str | None:
+    return event.finish_reason.value if event.finish_reason else None
+
+
+async def run_choice(
+    client: EngineClient, request: EngineRequest, text: ChoiceText, observed: Observation
+) -> AsyncGenerator[Piece, None]:
+    """Run one sequence. A stop string ends it in the engine too; so does closing this generator."""
+    observed.submitted()
+    try:
+        async with aclosing(client.generate(request)) as events:
+            async for event in events:
+                piece = text.accept(event)
+                observed.tokens(len(piece.token_ids))
+                if piece.finish_reason:
+                    observed.finished(piece.finish_reason)
+                yield piece
+                if piece.finish_reason:
+                    return
+        raise XpydError("the engine ended the answer without a reason")
+    except Exception:
+        observed.finished("error")
+        raise
+    finally:
+        observed.closed()
+
+
+async def merge(runs: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
+    """All pieces as they come. If one choice fails, or the reader leaves, all are closed."""
+    if len(runs) == 1:
+        async with aclosing(runs[0]) as run:
+            async for piece in run:
+                yield piece
+        return
+    queue: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(_MAX_QUEUED_PIECES)
+    tasks = [asyncio.ensure_future(_pump(run, queue)) for run in runs]
+    try:
+        remaining = len(runs)
+        while remaining:
+            item = await queue.get()
+            if isinstance(item, Piece):
+                yield item
+            elif item is None:
+                remaining -= 1
+            else:
+                raise item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(
+    run: AsyncGenerator[Piece, None], queue: asyncio.Queue[Piece | Exception | None]
+) -> None:
+    try:
+        async with aclosing(run):
+            async for piece in run:
+                await queue.put(piece)
+    except Exception as error:  # raised again by the reader
+        await queue.put(error)
+    else:
+        await queue.put(None)

@@ -1,0 +1,243 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from common.api.body import read_object
+from common.api.choices import Piece
+from common.api.context import info_of
+from common.api.errors import parse
+from common.api.generation import Answer, Demand, Generation, Prompt, Service, collect
+from common.api.logprobs import completion_logprobs, prompt_logprobs
+from common.api.prompts import completion_prompts, truncate
+from common.api.protocol import CompletionRequest
+from common.api.refusals import COMPLETIONS, refuse
+from common.api.sse import EventStream, encode_json, event, json_answer
+from common.errors import BadRequest
+from common.request import TokenLogprob
+from common.text import TextModel
+
+DEFAULT_MAX_TOKENS = 16
+
+
+async def create_completion(service: Service, request: Request) -> Response:
+    body = await read_object(request, service.settings)
+    refuse(body, COMPLETIONS)
+    ask = parse(CompletionRequest, body)
+    _check(ask)
+    model = service.resolve(ask.model)
+    card, text = model
+    prompts = [
+        truncate(prompt, ask, card.max_model_len) for prompt in await completion_prompts(ask, text)
+    ]
+    generation = Generation(service, info_of(request), model, ask, prompts, _demand(ask), "cmpl")
+    completion = _Completion(ask, generation, service.settings.version)
+    if ask.stream:
+        return EventStream(request, completion.stream(), service.settings.stalled_reader_s)
+    return await json_answer(request, completion.complete())
+
+
+def _check(ask: CompletionRequest) -> None:
+    if ask.max_tokens == 0 and not ask.echo:
+        raise BadRequest("max_tokens: 0 is only allowed with echo: true", "max_tokens")
+    if ask.best_of is not None and ask.best_of < ask.n:
+        raise BadRequest("best_of must not be less than n", "best_of")
+    if ask.stream and ask.best_of is not None and ask.best_of > ask.n:
+        raise BadRequest("best_of cannot be streamed", "best_of")
+    if ask.stream and ask.prompt_logprobs is not None:
+        raise BadRequest("prompt_logprobs are not given in a stream", "prompt_logprobs")
+
+
+def _demand(ask: CompletionRequest) -> Demand:
+    """`best_of` needs the log-probabilities that rank the candidates, `echo` the prompt's."""
+    candidates = ask.best_of or ask.n
+    ranks = candidates > ask.n
+    echoed = ask.logprobs if ask.echo else None
+    asked = [k for k in (ask.prompt_logprobs, echoed) if k is not None]
+    return Demand(
+        max_tokens=None if ask.max_tokens is None else max(1, ask.max_tokens),
+        default_max_tokens=DEFAULT_MAX_TOKENS,
+        choices=candidates,
+        logprobs=0 if ranks and ask.logprobs is None else ask.logprobs,
+        prompt_logprobs=max(asked, default=None),
+        priority=ask.priority,
+        cache_salt=ask.cache_salt,
+    )
+
+
+class _Completion:
+    """The answers of one request in either form."""
+
+    def __init__(self, ask: CompletionRequest, generation: Generation, version: str) -> None:
+        self._ask = ask
+        self._generation = generation
+        self._text: TextModel = generation.text
+        self._with_usage = bool(ask.stream_options and ask.stream_options.include_usage)
+        self._with_running_usage = bool(
+            ask.stream_options and ask.stream_options.continuous_usage_stats
+        )
+        self._envelope = {
+            "id": generation.id,
+            "object": "text_completion",
+            "created": generation.created,
+            "model": generation.card.name,
+            "system_fingerprint": f"xpyd-{version}",
+        }
+        self._head = b"data: " + encode_json(self._envelope)[:-1] + b',"choices":['
+
+    # --- whole -----------------------------------------------------------------------------------
+
+    async def complete(self) -> dict[str, Any]:
+        answers = await collect(self._generation)
+        choices: list[dict[str, Any]] = []
+        for n, prompt in enumerate(self._generation.prompts):
+            mine = answers[n * self._generation.choices_per_prompt :]
+            for answer in self._best(mine[: self._generation.choices_per_prompt]):
+                choices.append(self._choice(len(choices), prompt, answer))
+        usage = self._generation.usage.body()
+        return {**self._envelope, "choices": choices, "usage": usage}
+
+    def _best(self, candidates: list[Answer]) -> list[Answer]:
+        """The `n` with the highest cumulative log-probability, best first; all, if n were run."""
+        if len(candidates) == self._ask.n:
+            return candidates
+        candidates.sort(key=lambda answer: sum(t.logprob for t in answer.logprobs), reverse=True)
+        return candidates[: self._ask.n]
+
+    def _choice(self, number: int, prompt: Prompt, answer: Answer) -> dict[str, Any]:
+        ask = self._ask
+        echoed = self._echo(prompt) if ask.echo else ""
+        keeps_answer = ask.max_tokens != 0
+        choice: dict[str, Any] = {
+            "index": number,
+            "text": echoed + (answer.text if keeps_answer else ""),
+            "logprobs": None,
+            "finish_reason": answer.finish_reason if keeps_answer else "length",
+            "stop_reason": answer.stop_reason if keeps_answer else None,
+        }
+        if ask.logprobs is not None:
+            table = _LogprobTable(self._text, ask)
+            if ask.echo:
+                table.add_prompt(prompt, answer.prompt_logprobs)
+            if keeps_answer:
+                table.add(answer.token_ids, answer.logprobs, answer.text_offsets, len(echoed))
+            choice["logprobs"] = table.body()
+        if ask.return_token_ids:
+            choice["prompt_token_ids"] = prompt.token_ids
+            choice["token_ids"] = answer.token_ids if keeps_answer else []
+        if ask.prompt_logprobs is not None:
+            choice["prompt_logprobs"] = prompt_logprobs(
+                self._text.vocabulary,
+                prompt.token_ids,
+                answer.prompt_logprobs,
+                ask.prompt_logprobs,
+            )
+        return choice
+
+    def _echo(self, prompt: Prompt) -> str:
+        if prompt.text is not None:
+            return prompt.text
+        return self._text.decode(
+            prompt.token_ids, skip_special_tokens=self._ask.skip_special_tokens
+        )
+
+    # --- streamed --------------------------------------------------------------------------------
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Encoded events, the first with the first token."""
+        async with aclosing(self._generation.pieces()) as pieces:
+            async for piece in pieces:
+                if data := self._chunks(piece):
+                    yield data
+        if self._with_usage:
+            usage = self._generation.usage.body()
+            yield event({**self._envelope, "choices": [], "usage": usage})
+
+    def _chunks(self, piece: Piece) -> bytes:
+        """All events of one piece; b"" if it has nothing to show yet."""
+        ask = self._ask
+        prompt = self._generation.prompts[piece.choice // self._generation.choices_per_prompt]
+        keeps_answer = ask.max_tokens != 0
+        echoed = self._echo(prompt) if ask.echo else ""
+        text = piece.text if keeps_answer else ""
+        choice: dict[str, Any] = {"index": piece.choice, "text": text, "logprobs": None}
+        choice["finish_reason"] = piece.finish_reason
+        if piece.finish_reason:
+            choice["stop_reason"] = piece.stop_reason
+        has_more = False
+        if piece.first is not None and ask.echo:
+            choice["text"] = echoed + text
+        if ask.logprobs is not None:
+            table = _LogprobTable(self._text, ask)
+            if piece.first is not None and ask.echo:
+                table.add_prompt(prompt, piece.first.prompt_logprobs)
+            if keeps_answer:
+                table.add(piece.token_ids, piece.logprobs, piece.text_offsets, len(echoed))
+            choice["logprobs"] = table.body()
+            has_more = table.num_tokens > 0
+        if ask.return_token_ids:
+            choice["token_ids"] = piece.token_ids if keeps_answer else []
+            if piece.first is not None:
+                choice["prompt_token_ids"] = prompt.token_ids
+            has_more = True
+        if not (choice["text"] or has_more or piece.finish_reason):
+            return b""
+        return self._head + encode_json(choice) + b"]" + self._tail()
+
+    def _tail(self) -> bytes:
+        if self._with_running_usage:
+            return b',"usage":' + encode_json(self._generation.usage.body()) + b"}\n\n"
+        return b',"usage":null}\n\n' if self._with_usage else b"}\n\n"
+
+
+class _LogprobTable:
+    """Collects the parallel lists: the prompt's first when echoed, then the answer's."""
+
+    def __init__(self, text: TextModel, ask: CompletionRequest) -> None:
+        self._text = text
+        self._num_top = ask.logprobs or 0
+        self._as_ids = ask.return_tokens_as_token_ids
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprob | None] = []
+        self._offsets: list[int] = []
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self._token_ids)
+
+    def add_prompt(self, prompt: Prompt, logprobs: tuple[TokenLogprob | None, ...]) -> None:
+        """The first token of a text has no log-probability."""
+        offset = 0
+        detokenizer = self._text.detokenizer((), skip_special_tokens=False)
+        for token_id in prompt.token_ids:
+            self._offsets.append(offset)
+            offset += len(detokenizer.push(token_id))
+        self._token_ids += prompt.token_ids
+        self._logprobs += logprobs or [None] * len(prompt.token_ids)
+
+    def add(
+        self,
+        token_ids: tuple[int, ...] | list[int],
+        logprobs: tuple[TokenLogprob, ...] | list[TokenLogprob],
+        offsets: tuple[int, ...] | list[int],
+        first_offset: int,
+    ) -> None:
+        self._token_ids += token_ids
+        self._logprobs += logprobs
+        self._offsets += [first_offset + offset for offset in offsets]
+
+    def body(self) -> dict[str, Any]:
+        return completion_logprobs(
+            self._text.vocabulary,
+            self._token_ids,
+            self._logprobs,
+            self._offsets,
+            num_top=self._num_top,
+            as_ids=self._as_ids,
+        )

@@ -1,0 +1,144 @@
+"""The outermost layer of the app: limits, keys, request ids, errors and the access log.
+
+Plain ASGI, so that streams and disconnects pass through untouched. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common.api.auth import KeyCheck
+from common.api.context import RequestInfo, attach
+from common.api.disconnect import ClientGone
+from common.api.errors import HttpError, error_response
+from common.api.settings import ApiSettings
+from common.errors import XpydError
+
+log = logging.getLogger(__name__)
+access = logging.getLogger("xpyd.access")
+
+_MAX_URL_BYTES = 8192
+_MAX_HEADERS = 256
+_MAX_HEADER_BYTES = 64 << 10
+_MAX_REQUEST_ID_CHARS = 128
+_NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
+_CLIENT_GONE = 499  # nobody reads it; it is for the log, as nginx writes it
+
+
+class Gate:
+    def __init__(
+        self, app: ASGIApp, settings: ApiSettings, on_refusal: Callable[[XpydError], None]
+    ) -> None:
+        self._app = app
+        self._keys = KeyCheck(settings)
+        self._access_log = settings.access_log
+        self._on_refusal = on_refusal
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        info = RequestInfo(_request_id(scope))
+        attach(scope, info)
+
+        async def send_labelled(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                info.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *_our_headers(info)]
+            await send(message)
+
+        try:
+            _check_size(scope)
+            info.tenant = self._keys.check(scope["path"], scope["headers"])
+            await self._app(scope, receive, send_labelled)
+        except ClientGone:
+            info.status = _CLIENT_GONE
+        except XpydError as error:
+            await self._refuse(error, info, scope, receive, send_labelled)
+        except Exception:
+            log.exception("request failed request_id=%s", info.request_id)
+            failure = XpydError("the server failed to answer this request; it has been logged")
+            await self._refuse(failure, info, scope, receive, send_labelled)
+        finally:
+            if self._access_log != "off":
+                access.info("%s", _access_line(info, scope, as_json=self._access_log == "json"))
+
+    async def _refuse(
+        self, error: XpydError, info: RequestInfo, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if info.status:  # the answer has begun: all that is left is to close the connection
+            raise error
+        self._on_refusal(error)
+        await error_response(error)(scope, receive, send)
+
+
+def _check_size(scope: Scope) -> None:
+    if len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"]) > _MAX_URL_BYTES:
+        raise HttpError(414, "uri_too_long", f"the URL is longer than {_MAX_URL_BYTES} bytes")
+    headers = scope["headers"]
+    size = sum(len(name) + len(value) for name, value in headers)
+    if len(headers) > _MAX_HEADERS or size > _MAX_HEADER_BYTES:
+        raise HttpError(
+            431,
+            "headers_too_large",
+            f"at most {_MAX_HEADERS} headers of {_MAX_HEADER_BYTES} bytes in all are allowed",
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's `X-Request-Id`, cleaned, or a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            cleaned = clean_label(value.decode("latin-1"))
+            if cleaned:
+                return cleaned
+    return uuid.uuid4().hex
+
+
+def clean_label(text: str) -> str:
+    """A client's text made safe for a header and a log line."""
+    return _NOT_PRINTABLE.sub("", text)[:_MAX_REQUEST_ID_CHARS]
+
+
+def _our_headers(info: RequestInfo) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-request-id", info.request_id.encode("latin-1"))]
+    if info.timings:
+        stages = ", ".join(
+            f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)};dur={seconds * 1000:.2f}"
+            for name, seconds in info.timings.items()
+        )
+        headers.append((b"server-timing", stages.encode("latin-1")))
+    return headers
+
+
+def _access_line(info: RequestInfo, scope: Scope, *, as_json: bool) -> str:
+    """No prompt text and no query: one line, whatever the client sent."""
+    fields: dict[str, Any] = {
+        "method": scope["method"][:16],
+        "path": scope["path"][:200],
+        "status": info.status,
+        "ms": round((time.monotonic() - info.started) * 1000, 1),
+        "request_id": info.request_id,
+        "prompt_tokens": info.prompt_tokens,
+        "completion_tokens": info.completion_tokens,
+    }
+    if as_json:
+        return msgspec.json.encode(fields).decode()
+    return " ".join(f"{name}={_one_line(value)}" for name, value in fields.items())
+
+
+def _one_line(value: object) -> str:
+    return _NOT_PRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value))

@@ -1,0 +1,219 @@
+"""All sequences of one HTTP request: prompts times choices, started together, read as one.
+
+Here requests get their internal ids (random, never a client's word), seeds and limits.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from common.api.choices import ChoiceText, Piece, merge, run_choice
+from common.api.context import RequestInfo
+from common.api.observe import RequestMetrics
+from common.api.protocol import SamplingFields
+from common.api.sampling import Limits, fit, sampling_params, with_seed
+from common.api.settings import ApiSettings
+from common.engine_client import EngineClient, ModelCard
+from common.errors import BadRequest, ModelNotFound, Unavailable
+from common.request import EngineRequest, SamplingParams, TokenLogprob
+from common.text import TextModel
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What every endpoint works with."""
+
+    client: EngineClient
+    texts: Callable[[str], TextModel]
+    metrics: RequestMetrics
+    settings: ApiSettings
+
+    def resolve(self, name: str | None) -> tuple[ModelCard, TextModel]:
+        """The served model of this name; without a name, the first. Raises 404, or 503 if none."""
+        cards = self.client.models()
+        if not cards:
+            raise Unavailable("no model is ready yet")
+        for card in cards:
+            if name is None or card.name == name:
+                return card, self.texts(card.name)
+        raise ModelNotFound(f"the model {name!r} does not exist; see /v1/models", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    token_ids: tuple[int, ...]
+    text: str | None = None  # as the client wrote it
+
+
+@dataclass(slots=True)
+class Usage:
+    """Counted while pieces pass."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    def body(self) -> dict[str, object]:
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a sequence needs beyond the sampling fields."""
+
+    max_tokens: int | None
+    default_max_tokens: int | None
+    choices: int
+    logprobs: int | None
+    prompt_logprobs: int | None
+    priority: int
+    cache_salt: str
+
+
+class Generation:
+    """Choice numbers are `prompt index * choices + i`."""
+
+    def __init__(
+        self,
+        service: Service,
+        info: RequestInfo,
+        model: tuple[ModelCard, TextModel],
+        fields: SamplingFields,
+        prompts: list[Prompt],
+        demand: Demand,
+        id_prefix: str,
+    ) -> None:
+        """Raises BadRequest or ContextLengthExceeded; nothing runs before `pieces`."""
+        self.id = f"{id_prefix}-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self.card, self.text = model
+        self.prompts = prompts
+        self.fields = fields
+        self.num_choices = len(prompts) * demand.choices
+        self.choices_per_prompt = demand.choices
+        self.usage = Usage(sum(len(prompt.token_ids) for prompt in prompts))
+        self._service = service
+        self._info = info
+        self._demand = demand
+        if self.num_choices > service.settings.max_sequences:
+            raise BadRequest(
+                f"prompts times n may be at most {service.settings.max_sequences}", "n"
+            )
+        self._params = self._plan()
+        info.prompt_tokens = self.usage.prompt_tokens
+
+    def _plan(self) -> list[SamplingParams]:
+        """One per prompt."""
+        demand, text = self._demand, self.text
+        limits = Limits(self.card.max_model_len, self._service.settings.max_logprobs)
+        params = sampling_params(
+            self.fields,
+            text,
+            limits,
+            logprobs=demand.logprobs,
+            prompt_logprobs=demand.prompt_logprobs,
+        )
+        for prompt in self.prompts:
+            if not prompt.token_ids:
+                raise BadRequest("the prompt is empty", "prompt")
+        return [
+            fit(
+                params,
+                len(prompt.token_ids),
+                demand.max_tokens,
+                demand.default_max_tokens,
+                limits,
+            )
+            for prompt in self.prompts
+        ]
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Runs everything. Closing it stops every sequence, in the engines too."""
+        runs = [self._run(number) for number in range(self.num_choices)]
+        merged = merge(runs)
+        try:
+            async for piece in merged:
+                self._count(piece)
+                yield piece
+        finally:
+            await merged.aclose()
+
+    def _run(self, number: int) -> AsyncGenerator[Piece, None]:
+        prompt_index, choice = divmod(number, self.choices_per_prompt)
+        prompt, fields = self.prompts[prompt_index], self.fields
+        request = EngineRequest(
+            request_id=f"{self.id}-{number}",
+            prompt_token_ids=prompt.token_ids,
+            sampling=with_seed(self._params[prompt_index], choice),
+            priority=self._demand.priority,
+            cache_salt=self._cache_salt(),
+        )
+        text = ChoiceText(
+            number,
+            self.text.detokenizer(prompt.token_ids, skip_special_tokens=fields.skip_special_tokens),
+            fields.stop,
+            include_stop=fields.include_stop_str_in_output,
+            min_tokens=fields.min_tokens,
+        )
+        observed = self._service.metrics.observe(
+            self.card.name, len(prompt.token_ids), self._info.started
+        )
+        return run_choice(self._service.client, request, text, observed)
+
+    def _cache_salt(self) -> str:
+        """Prefix blocks are shared only between requests of one key and one salt."""
+        tenant, salt = self._info.tenant, self._demand.cache_salt
+        return f"{tenant}/{salt}" if tenant else salt
+
+    def _count(self, piece: Piece) -> None:
+        self.usage.completion_tokens += len(piece.token_ids)
+        self._info.completion_tokens = self.usage.completion_tokens
+        if piece.first is not None:
+            if piece.choice % self.choices_per_prompt == 0:
+                self.usage.cached_tokens += piece.first.num_cached_tokens
+            if not self._info.timings:
+                self._info.timings = dict(piece.first.timings)
+
+
+@dataclass(slots=True)
+class Answer:
+    """One choice, whole: what a client that does not stream gets."""
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprob]
+    text_offsets: list[int]
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.token_ids += piece.token_ids
+        self.logprobs += piece.logprobs
+        self.text_offsets += piece.text_offsets
+        if piece.first is not None:
+            self.prompt_logprobs = piece.first.prompt_logprobs
+        self.finish_reason = piece.finish_reason
+        self.stop_reason = piece.stop_reason
+
+
+async def collect(generation: Generation) -> list[Answer]:
+    """Run to the end; the answers in the order of their numbers."""
+    answers = [Answer("", [], [], []) for _ in range(generation.num_choices)]
+    pieces = generation.pieces()
+    try:
+        async for piece in pieces:
+            answers[piece.choice].add(piece)
+    finally:
+        await pieces.aclose()
+    return answers

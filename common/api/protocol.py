@@ -1,0 +1,291 @@
+"""What clients may send, as types: names, kinds and ranges of every field. Meaning is elsewhere.
+
+Strict: no number from a string, no integer from a bool or a float. `null` means absent. Unknown
+fields are ignored here; those that would change the answer and cannot be honoured are refused in
+refusals.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+MAX_STOP_STRINGS = 4
+MAX_STOP_CHARS = 1024
+MAX_TOOLS = 128
+
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SALT = re.compile(r"[^@/\\\0]*")
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: entry for name, entry in value.items() if entry is not None}
+        return value
+
+
+def _stop_list(value: Any) -> Any:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise ValueError("must be a string or a list of strings")
+    if len(stops) > MAX_STOP_STRINGS:
+        raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings are allowed")
+    if not all(stops):
+        raise ValueError("a stop string must not be empty")
+    if any(len(stop) > MAX_STOP_CHARS for stop in stops):
+        raise ValueError(f"a stop string must not be longer than {MAX_STOP_CHARS} characters")
+    return stops
+
+
+def _bias(value: Any) -> Any:
+    """JSON keys are strings, so token ids come as text: {"15496": -100}."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object of token ids and biases")
+    for key in value:
+        if not isinstance(key, str) or not re.fullmatch(r"[0-9]{1,9}", key):
+            raise ValueError("keys must be token ids")
+    return {int(key): bias for key, bias in value.items()}
+
+
+def _salt(value: str) -> str:
+    if not _SALT.fullmatch(value):
+        raise ValueError("must not contain '@', '/', '\\' or NUL")
+    return value
+
+
+def _integer_flag(value: Any) -> Any:
+    """completions take `logprobs: 3`; a client that means chat sends `true`."""
+    if isinstance(value, bool):
+        raise ValueError("must be an integer here")
+    return value
+
+
+class SamplingFields(Body):
+    """What chat, completions and generate have in common."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, lt=1 << 31, description="0 or -1: off")
+    min_p: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
+    n: int = Field(1, ge=1, le=128)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=100)
+    logit_bias: Annotated[
+        dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_bias)
+    ] = Field(default={}, max_length=1024)
+    stop: Annotated[list[str], BeforeValidator(_stop_list)] = Field(
+        default=[], description="a string or up to 4; the answer ends before the first of them"
+    )
+    stop_token_ids: list[TokenId] = Field(default=[], max_length=1024)
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    min_tokens: int = Field(0, ge=0, lt=1 << 31)
+    bad_words: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(
+        default=[], max_length=256
+    )
+    allowed_token_ids: list[TokenId] | None = Field(None, min_length=1, max_length=1 << 20)
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = Field(True, description="accepted, without effect")
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, lt=1 << 31)
+    truncation_side: Literal["left", "right"] = "left"
+    prompt_logprobs: int | None = Field(None, ge=0)
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class OpenAIFields(SamplingFields):
+    """What chat and completions have in common beyond sampling."""
+
+    model: str | None = Field(None, max_length=512)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+    add_special_tokens: bool | None = None
+    priority: int = Field(0, ge=-(1 << 31), lt=1 << 31)
+    cache_salt: Annotated[str, BeforeValidator(_salt)] = Field("", max_length=128)
+    request_id: str = Field("", max_length=256, description="a label for logs")
+    user: str = ""
+
+    @model_validator(mode="after")
+    def _options_need_stream(self) -> OpenAIFields:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only allowed with stream: true")
+        return self
+
+
+class FunctionCall(Body):
+    name: str
+    arguments: str = "{}"
+
+    def parsed_arguments(self) -> Any:
+        """As an object if it is one: templates write it as JSON themselves."""
+        try:
+            value = json.loads(self.arguments)
+        except ValueError:
+            return self.arguments
+        return value if isinstance(value, dict) else self.arguments
+
+
+class ToolCall(Body):
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+def _content_text(value: Any) -> str:
+    """A string, or the texts of a list of parts. Other kinds of parts are named in the error."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError("must be a string or a list of content parts")
+    texts = []
+    for n, part in enumerate(value):
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = part.get("type", "text") if isinstance(part, dict) else None
+        text = part.get(kind) if isinstance(part, dict) and kind in ("text", "refusal") else None
+        if not isinstance(text, str):
+            raise ValueError(
+                f"part {n}: only text is supported by this model, not {str(kind)[:32]}"
+            )
+        texts.append(text)
+    return "\n".join(texts)
+
+
+class Message(Body):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str, BeforeValidator(_content_text)] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] = []
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise ValueError("content is missing")
+        return self
+
+
+def _tool(value: Any) -> Any:
+    """Checked for form, then given to the chat template as it came."""
+    if not isinstance(value, dict) or value.get("type", "function") != "function":
+        raise ValueError("only tools of type 'function' are supported")
+    function = value.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ValueError("needs function.name")
+    if not _TOOL_NAME.fullmatch(function["name"]):
+        raise ValueError("function.name may have letters, digits, '_', '-' and '.', at most 64")
+    if not isinstance(function.get("parameters") or {}, dict):
+        raise ValueError("function.parameters must be a JSON schema object")
+    return value
+
+
+Tool = Annotated[dict[str, Any], BeforeValidator(_tool)]
+
+
+class TemplateFields(Body):
+    """How a conversation becomes a prompt."""
+
+    messages: list[Message] = Field(min_length=1, max_length=4096)
+    tools: list[Tool] | None = Field(None, min_length=1, max_length=MAX_TOOLS)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+    documents: list[dict[str, Any]] | None = None
+
+    @model_validator(mode="after")
+    def _one_ending(self) -> TemplateFields:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ValueError(
+                "continue_final_message and add_generation_prompt exclude each other; "
+                "set add_generation_prompt: false"
+            )
+        return self
+
+
+class ChatRequest(OpenAIFields, TemplateFields):
+    max_tokens: int | None = Field(None, ge=1, lt=1 << 31)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=1 << 31)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0)
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool = True
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _pairs(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs is only allowed with logprobs: true")
+        if self.tool_choice is not None and self.tools is None:
+            raise ValueError("tool_choice is only allowed with tools")
+        return self
+
+
+class CompletionRequest(OpenAIFields):
+    prompt: Any = Field(description="string, list of strings, token ids, or list of token id lists")
+    max_tokens: int | None = Field(None, ge=0, lt=1 << 31)
+    best_of: int | None = Field(None, ge=1, le=128)
+    echo: bool = False
+    logprobs: Annotated[int | None, BeforeValidator(_integer_flag)] = Field(None, ge=0)
+
+
+class GenerateSampling(SamplingFields):
+    max_tokens: int | None = Field(None, ge=1, lt=1 << 31)
+    logprobs: Annotated[int | None, BeforeValidator(_integer_flag)] = Field(None, ge=0)
+
+
+class GenerateRequest(Body):
+    token_ids: list[TokenId] = Field(min_length=1)
+    sampling_params: GenerateSampling = Field(
+        default_factory=lambda: GenerateSampling.model_validate({})
+    )
+    model: str | None = Field(None, max_length=512)
+    request_id: str = Field("", max_length=256, description="for abort_requests and logs")
+    output_mode: Literal["tokens", "text"] = "tokens"
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    priority: int = Field(0, ge=-(1 << 31), lt=1 << 31)
+    cache_salt: Annotated[str, BeforeValidator(_salt)] = Field("", max_length=128)
+
+
+class AbortRequest(Body):
+    request_ids: list[str] = Field(max_length=4096)
+
+
+class TokenizePrompt(Body):
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class TokenizeChat(TemplateFields):
+    model: str | None = None
+    add_special_tokens: bool = False
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(Body):
+    model: str | None = None
+    tokens: list[TokenId] = Field(max_length=1 << 20)

@@ -1,0 +1,104 @@
+"""Answers over HTTP: JSON when the work is done, or server-sent events while it goes on.
+
+The status line goes out with the first event, so whatever can be refused is refused with a status.
+After it an error is one last event. A client that hangs up, or reads nothing for too long, ends the
+work; while it reads slowly, one event waits to be sent and nothing piles up behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from common.api.context import info_of
+from common.api.disconnect import ClientGone, until_disconnect
+from common.api.errors import error_body
+from common.errors import XpydError
+
+log = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+encode_json = msgspec.json.Encoder().encode
+
+
+def event(body: dict[str, Any]) -> bytes:
+    return b"data: " + encode_json(body) + b"\n\n"
+
+
+async def json_answer(
+    request: Request,
+    work: Coroutine[Any, Any, dict[str, Any]],
+    *watches: Coroutine[Any, Any, Exception],
+) -> Response:
+    """Run `work` as long as the client waits for it (and no watch ends it)."""
+    body = await until_disconnect(request.receive, work, *watches)
+    return Response(encode_json(body), media_type="application/json")
+
+
+class EventStream(Response):
+    """Sends what `events` yields (whole events, already encoded), then `[DONE]`."""
+
+    def __init__(
+        self,
+        request: Request,
+        events: AsyncGenerator[bytes, None],
+        stalled_reader_s: float,
+        *watches: Coroutine[Any, Any, Exception],
+    ) -> None:
+        super().__init__()
+        self._watches = watches
+        self._events = events
+        self._request_id = info_of(request).request_id
+        self._stalled_reader_s = stalled_reader_s
+        self._sending_since: float | None = None  # monotonic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await until_disconnect(
+                receive, self._send_all(send), self._watch_reader(), *self._watches
+            )
+        finally:
+            await self._events.aclose()
+
+    async def _send_all(self, send: Send) -> None:
+        first = await anext(self._events)  # raises before the status line
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        try:
+            await self._send(send, first)
+            async for data in self._events:
+                await self._send(send, data)
+        except XpydError as error:
+            await self._send(send, b"data: " + error_body(error) + b"\n\n")
+        except Exception:
+            log.exception("stream failed request_id=%s", self._request_id)
+            failure = XpydError("the server failed to continue this answer; it has been logged")
+            await self._send(send, b"data: " + error_body(failure) + b"\n\n")
+        await self._send(send, DONE)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, data: bytes) -> None:
+        """Waits while the client does not read."""
+        self._sending_since = time.monotonic()
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._sending_since = None
+
+    async def _watch_reader(self) -> Exception:
+        while True:
+            await asyncio.sleep(self._stalled_reader_s / 4)
+            since = self._sending_since
+            if since is not None and time.monotonic() - since > self._stalled_reader_s:
+                return ClientGone()
