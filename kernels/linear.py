@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.native_library import DTYPE_CODES, library, library_for
+
 _ROWS = 16  # rows per call into the BLAS; fewer than 8 take other paths there, with other sums
 _ALIGN = 64  # features are padded to this, so that no remainder loop sees some rows only
 _WIDE_CHUNK = 4096  # weight rows widened at a time for a float32 result
@@ -28,13 +30,62 @@ class PackedWeight:
     in_features: int
     out_features: int
     dtype: torch.dtype
-    data: Tensor  # [out, in], both padded with zeros to a multiple of 64
-    bias: Tensor | None  # [out] float32, padded
+    data: Tensor  # native: panels as bytes; torch: [out, in], padded with zeros to multiples of 64
+    bias: Tensor | None  # [out] float32, as long as the padded rows in torch
+    is_native: bool
 
 
 def pack(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
     """weight: [out, in], bias: [out]; bfloat16, float16 or float32."""
-    return pack_torch(weight, bias)
+    native = library_for(weight)
+    if native is None:
+        return pack_torch(weight, bias)
+    rows, cols = weight.shape
+    if weight.stride(1) != 1:
+        weight = weight.contiguous()
+    code = DTYPE_CODES[weight.dtype]
+    data = torch.empty(native.xpyd_linear_bytes(code, rows, cols), dtype=torch.uint8)
+    source = (weight.data_ptr(), weight.stride(0), rows, cols)
+    native.xpyd_linear_pack(code, *source, data.data_ptr())
+    wide = None if bias is None else bias.detach().to(torch.float32, copy=True).contiguous()
+    return PackedWeight(cols, rows, weight.dtype, data, wide, is_native=True)
+
+
+def linear(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype | None = None) -> Tensor:
+    """x: [..., in] in the weight's dtype → [..., out]; sums in float32, rounded once at the end.
+
+    out_dtype: of the result: x's dtype by default, or float32, which skips the rounding (logits).
+    """
+    if x.dtype != packed.dtype or x.shape[-1] != packed.in_features:
+        raise ValueError(
+            f"linear: x is {x.dtype} [..., {x.shape[-1]}], "
+            f"the weight wants {packed.dtype} [..., {packed.in_features}]"
+        )
+    if out_dtype not in (None, x.dtype, torch.float32):
+        raise ValueError(f"linear: result in {out_dtype} from {x.dtype}")
+    rows = x.reshape(-1, packed.in_features)
+    face = _linear_native if packed.is_native else linear_torch
+    out = face(rows, packed, out_dtype or x.dtype)
+    return out if x.dim() == 2 else out.view(*x.shape[:-1], packed.out_features)
+
+
+def _linear_native(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> Tensor:
+    native = library()
+    assert native is not None
+    x = x.contiguous()
+    out = torch.empty(x.shape[0], packed.out_features, dtype=out_dtype)
+    native.xpyd_linear(
+        DTYPE_CODES[x.dtype],
+        DTYPE_CODES[out_dtype],
+        x.data_ptr(),
+        x.shape[0],
+        packed.in_features,
+        packed.out_features,
+        packed.data.data_ptr(),
+        None if packed.bias is None else packed.bias.data_ptr(),
+        out.data_ptr(),
+    )
+    return out
 
 
 def pack_torch(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
@@ -45,22 +96,7 @@ def pack_torch(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
     if bias is not None:
         wide = torch.zeros(data.shape[0], dtype=torch.float32, device=weight.device)
         wide[:rows] = bias
-    return PackedWeight(cols, rows, weight.dtype, data, wide)
-
-
-def linear(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype | None = None) -> Tensor:
-    """x: [..., in] in the weight's dtype → [..., out]; sums in float32, rounded once at the end.
-
-    out_dtype: of the result, x's dtype by default; float32 skips the rounding (logits).
-    """
-    if x.dtype != packed.dtype or x.shape[-1] != packed.in_features:
-        raise ValueError(
-            f"linear: x is {x.dtype} [..., {x.shape[-1]}], "
-            f"the weight wants {packed.dtype} [..., {packed.in_features}]"
-        )
-    rows = x.reshape(-1, packed.in_features)
-    out = linear_torch(rows, packed, out_dtype or x.dtype)
-    return out.view(*x.shape[:-1], packed.out_features)
+    return PackedWeight(cols, rows, weight.dtype, data, wide, is_native=False)
 
 
 def linear_torch(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> Tensor:

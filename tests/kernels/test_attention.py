@@ -36,7 +36,7 @@ class Case:
         return k_cache, v_cache, table
 
     def attend(self, face, start, end, block_size=16, seed=1, window=None, softcap=None):
-        """Queries [start, end) as one chunk; later tokens are in the cache but not in the context."""
+        """Queries [start, end) as one chunk; later tokens are in the cache, not in the context."""
         k_cache, v_cache, table = self.cache(block_size, seed)
         return face(
             self.query[start:end],

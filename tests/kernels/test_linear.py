@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from kernels import native_library
 from kernels.linear import linear, linear_torch, pack, pack_torch
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -18,16 +19,16 @@ def plain_torch(x, weight, bias=None, out_dtype=None):
 FACES = [public, plain_torch]
 
 
-@pytest.fixture(autouse=True, params=[1, 2, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    set_threads(request.param)
-    yield
-    set_threads(before)
-
-
 def set_threads(count):
     torch.set_num_threads(count)
+    native_library.set_num_threads(count)
+
+
+@pytest.fixture(autouse=True, params=[1, 2, 3])
+def threads(request):
+    set_threads(request.param)
+    yield request.param
+    set_threads(2)
 
 
 def make(rows, shape, dtype):
@@ -58,10 +59,11 @@ def test_linear_equals_float64_product(face, dtype, shape):
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_row_does_not_depend_on_other_rows(face, dtype, shape):
+def test_row_does_not_depend_on_other_rows(face, dtype, shape, threads):
     x, weight, bias = make(300, shape, dtype)
-    torch.set_num_threads(1)
+    set_threads(1)
     all_rows = face(x, weight, bias)
+    set_threads(threads)
     for count in (1, 2, 3, 7, 8, 13, 14, 15, 16, 17, 29, 64, 65, 127, 300):
         first = 300 - count
         assert torch.equal(face(x[first:], weight, bias), all_rows[first:]), count

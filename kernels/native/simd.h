@@ -1,0 +1,200 @@
+// Vectors of float as wide as the machine has them, and the storage types they load and store.
+//
+// Written with the vector extensions of GCC and Clang; intrinsics only where those have no word for
+// it. Every lane goes through the same instructions and the ends of rows go through vectors padded
+// with zeros, so a value never depends on where in a row or a tensor it stands. The build switches
+// contraction off: a product and a sum are fused where `fma` is written and nowhere else.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+namespace xpyd {
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define XPYD_AVX512 1
+constexpr int W = 16;
+#if defined(__AVX512BF16__)
+#define XPYD_AVX512_BF16 1
+constexpr const char* kIsa = "avx512-bf16";
+#else
+constexpr const char* kIsa = "avx512";
+#endif
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define XPYD_AVX2 1
+constexpr int W = 8;
+constexpr const char* kIsa = "avx2";
+#else
+constexpr int W = 4;
+constexpr const char* kIsa = "portable";
+#endif
+
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef int32_t vi __attribute__((vector_size(W * 4)));
+typedef uint32_t vu __attribute__((vector_size(W * 4)));
+typedef uint16_t vh __attribute__((vector_size(W * 2)));
+
+INLINE vf splat(float x) { return x - vf{}; }  // x - 0 is x, the negative zero too
+INLINE vu splat_bits(uint32_t x) { return vu{} + x; }
+INLINE vu bits_of(vf x) { return (vu)x; }
+INLINE vf float_of(vu x) { return (vf)x; }
+
+INLINE vf fma(vf a, vf b, vf c) {
+#if defined(XPYD_AVX512)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(XPYD_AVX2)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
+INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+
+INLINE float sum_lanes(vf x) {
+  float lane[W];
+  std::memcpy(lane, &x, sizeof x);
+  for (int width = W / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) lane[i] += lane[i + width];
+  return lane[0];
+}
+
+INLINE float max_lanes(vf x) {
+  float lane[W];
+  std::memcpy(lane, &x, sizeof x);
+  for (int width = W / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; i++) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
+  return lane[0];
+}
+
+// exp in float32, relative error below 2e-7; 0 under -87.3 (also for -inf), inf over 88.7.
+// Source of the polynomial: Cephes, expf.
+INLINE vf exp(vf x) {
+  const vf shift = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  vf clamped = x > 88.8f ? splat(88.8f) : x;
+  clamped = clamped < -87.3f ? splat(-87.3f) : clamped;
+  vf shifted = fma(clamped, splat(1.44269504088896341f), shift);
+  vf n = shifted - shift;
+  vf r = fma(n, splat(-0.693359375f), clamped);
+  r = fma(n, splat(2.12194440e-4f), r);
+  vf y = splat(1.9875691500e-4f);
+  y = fma(y, r, splat(1.3981999507e-3f));
+  y = fma(y, r, splat(8.3334519073e-3f));
+  y = fma(y, r, splat(4.1665795894e-2f));
+  y = fma(y, r, splat(1.6666665459e-1f));
+  y = fma(y, r, splat(5.0000001201e-1f));
+  y = fma(y, r * r, r) + 1.0f;
+  vu exponent = (bits_of(shifted) - bits_of(shift) + 127u) << 23;
+  return x < -87.3f ? vf{} : y * float_of(exponent);
+}
+
+// --- storage types -------------------------------------------------------------------------------
+
+struct F32 {
+  typedef float type;
+  INLINE vf load(const type* p) {
+    vf x;
+    std::memcpy(&x, p, sizeof x);
+    return x;
+  }
+  INLINE void store(type* p, vf x) { std::memcpy(p, &x, sizeof x); }
+};
+
+struct BF16 {
+  typedef uint16_t type;
+  INLINE vf load(const type* p) {
+    vh x;
+    std::memcpy(&x, p, sizeof x);
+    return float_of(__builtin_convertvector(x, vu) << 16);
+  }
+  INLINE void store(type* p, vf x) {  // to nearest, ties to even; a NaN stays a NaN
+    vu u = bits_of(x);
+    vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    vh h = __builtin_convertvector(x == x ? rounded : ((u >> 16) | 0x40u), vh);
+    std::memcpy(p, &h, sizeof h);
+  }
+};
+
+struct F16 {
+  typedef uint16_t type;
+#if defined(XPYD_AVX512)
+  INLINE vf load(const type* p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+  INLINE void store(type* p, vf x) {
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+  }
+#elif defined(XPYD_AVX2)
+  INLINE vf load(const type* p) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+  INLINE void store(type* p, vf x) {
+    _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+  }
+#else
+  INLINE vf load(const type* p) {
+    vh h;
+    std::memcpy(&h, p, sizeof h);
+    vu u = __builtin_convertvector(h, vu);
+    vu magnitude = (u & 0x7fffu) << 13;
+    vu scaled = bits_of(float_of(magnitude) * 0x1p112f);  // exact, subnormal numbers too
+    scaled = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : scaled;
+    return float_of(scaled | ((u & 0x8000u) << 16));
+  }
+  INLINE void store(type* p, vf x) {
+    vu u = bits_of(x), sign = (u >> 16) & 0x8000u, a = u & 0x7fffffffu;
+    vu normal = (a + 0xfffu + ((a >> 13) & 1u) - 0x38000000u) >> 13;
+    vu tiny = bits_of(float_of(a) + 0.5f) - 0x3f000000u;  // the addition rounds to steps of 2^-24
+    vu r = a < 0x38800000u ? tiny : normal;
+    r = a >= 0x477ff000u ? splat_bits(0x7c00u) : r;
+    r = a > 0x7f800000u ? splat_bits(0x7e00u) : r;
+    vh h = __builtin_convertvector(r | sign, vh);
+    std::memcpy(p, &h, sizeof h);
+  }
+#endif
+};
+
+// The last `count` < W values of a row; the other lanes are zero.
+template <class T>
+INLINE vf load_some(const typename T::type* p, int64_t count) {
+  typename T::type padded[W] = {};
+  std::memcpy(padded, p, count * sizeof *p);
+  return T::load(padded);
+}
+
+template <class T>
+INLINE void store_some(typename T::type* p, vf x, int64_t count) {
+  typename T::type padded[W];
+  T::store(padded, x);
+  std::memcpy(p, padded, count * sizeof *p);
+}
+
+template <class T>
+INLINE vf load_upto(const typename T::type* p, int64_t count) {
+  return count >= W ? T::load(p) : load_some<T>(p, count);
+}
+
+template <class T>
+INLINE void store_upto(typename T::type* p, vf x, int64_t count) {
+  if (count >= W) T::store(p, x);
+  else store_some<T>(p, x, count);
+}
+
+template <class T>
+INLINE float load_one(const typename T::type* p) { return load_some<T>(p, 1)[0]; }
+
+// Storage types as the Python side numbers them; keep in step with native_library.py.
+enum DType { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+// Calls `f(T{})` with the storage type.
+template <class F>
+INLINE void with_dtype(int dtype, F&& f) {
+  if (dtype == kBFloat16) f(BF16{});
+  else if (dtype == kFloat16) f(F16{});
+  else f(F32{});
+}
+
+}  // namespace xpyd
