@@ -187,15 +187,16 @@ class Membership:
         if member is None:
             return []
         if info.instance_id != instance_id:
-            effects = self._drop(member, "another instance has taken its address")
-            return effects + self.found(info, member.source, now, member.peer)
+            lost = self._drop(member, "another instance has taken its address")
+            return lost + self.found(info, member.source, now, member.peer)
         if problem := problem_of(info):
             return self._die(member, problem)
-        effects = []
+        effects: list[Effect] = []
         if info.incarnation != member.info.incarnation:
             effects.append(Lost(instance_id, "it was restarted"))
-            member.load = None
-            member.is_leaving = False
+            member.load, member.is_leaving = None, False
+        elif member.is_connected:  # greeted twice: it had given us up, and our requests with us
+            effects.append(Lost(instance_id, "it had lost contact with this proxy"))
         member.info = info
         member.state, member.heard_at = State.READY, now
         self.refusals.pop(instance_id, None)

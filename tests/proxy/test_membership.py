@@ -135,6 +135,13 @@ def test_a_restart_at_another_address_is_taken_as_soon_as_the_old_link_is_broken
     assert members.found(moved, "registry", 1.1) == [Connect("p0", "tcp://127.0.0.1:5001")]
 
 
+def test_a_second_welcome_means_that_our_requests_were_given_up():
+    members = ready_member(make_info())
+    effects = members.welcome("p0", make_info(), 1.0)
+    assert effects == [Lost("p0", "it had lost contact with this proxy")]
+    assert state_of(members) is State.READY
+
+
 def test_another_instance_at_the_same_address_replaces_the_old_one():
     members = ready_member(make_info())
     effects = members.welcome("p0", make_info("p9", "7"), 1.0)

@@ -1,0 +1,323 @@
+"""The fleet as an `EngineClient`: carries each request's choreography between links and client.
+
+What to do is decided in `choreography` (one request), `policy` (which instances) and `membership`
+(who is alive). Here are only the tables between them, and the queue each client reads from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.engine_client import ModelCard
+from common.errors import BadRequest, Overloaded, Unavailable, XpydError, from_wire
+from common.request import EngineRequest, TokenEvent
+from common.wire import Abort, Accepted, Failed, Tokens
+from proxy.choreography import Action, AskRoute, Choreography, End, Limits, Phase, Send
+from proxy.fleet_view import Accounts, view_fleet
+from proxy.links import Links
+from proxy.membership import Membership
+from proxy.policy import (
+    POLICIES,
+    NoInstance,
+    Pair,
+    Policy,
+    RequestFacts,
+    Route,
+    choose_pair,
+)
+
+log = logging.getLogger(__name__)
+
+DEFAULT_LIMITS = Limits()
+UNREAD_S = 30.0  # a client that takes nothing for so long, with tokens waiting, is given up
+_PREFILLING = (Phase.ACCEPTING, Phase.PREFILLING)
+
+
+@dataclass(slots=True)
+class Flight:
+    """One request under way."""
+
+    machine: Choreography
+    model: str
+    turn: int
+    taken_at: float  # when its client last took an event
+    outbox: deque[TokenEvent] = field(default_factory=deque)
+    waiter: asyncio.Future[None] | None = None
+    error: XpydError | None = None
+    wire_id: str = ""
+    phase: Phase = Phase.NEW
+    assigned: tuple[str, ...] = ()
+    kv_fingerprint: str = ""  # of the instances that computed what the client has
+
+    def wake(self) -> None:
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+@dataclass(slots=True)
+class Counts:
+    requests: int = 0
+    finished: int = 0
+    aborted: int = 0
+    failed: int = 0
+    migrations: int = 0  # attempts after the first
+    lost_instances: int = 0
+    stray_events: int = 0  # tokens of attempts that are over
+    rejections: dict[str, int] = field(default_factory=dict)  # by error code
+
+
+class Fleet:
+    """Instances found by registry, static list or admin API, as one engine."""
+
+    def __init__(
+        self,
+        membership: Membership | None = None,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        max_in_flight: int = 1024,
+        prefill_policy: str = "least_loaded",
+        decode_policy: str = "least_loaded",
+    ) -> None:
+        self.proxy_id = f"proxy-{uuid.uuid4().hex}"
+        self.membership = membership or Membership()
+        self.counts = Counts()
+        self.is_draining = False
+        self.links = Links(
+            self.membership,
+            proxy_id=self.proxy_id,
+            on_message=self._on_message,
+            on_lost=self._on_lost,
+            on_tick=self._on_tick,
+        )
+        self._limits = limits
+        self._max_in_flight = max_in_flight
+        self._prefill_policy: Policy = POLICIES[prefill_policy][0]
+        self._decode_policy: Policy = POLICIES[decode_policy][1]
+        self._flights: dict[str, Flight] = {}  # by the id of the current attempt
+        self._num_in_flight = 0
+        self._accounts = Accounts()
+        self._model = ""
+        self._created = int(time.time())
+
+    def start(self, registry: str = "") -> None:
+        self.links.start(registry)
+
+    async def close(self) -> None:
+        """Abort what still runs, then let the links go."""
+        for flight in list(self._flights.values()):
+            flight.error = Unavailable("the proxy is shutting down")
+            self._apply(flight, flight.machine.client_gone())
+        await self.links.close()
+
+    # --- EngineClient ------------------------------------------------------------------------
+
+    def models(self) -> list[ModelCard]:
+        model = self.served_model()
+        lengths = [
+            member.info.max_model_len
+            for member in self.membership.members.values()
+            if member.is_connected and member.info.model == model
+        ]
+        return [ModelCard(model, min(lengths), self._created)] if lengths else []
+
+    def is_ready(self) -> bool:
+        if self.is_draining:
+            return False
+        facts = RequestFacts(num_tokens=1)
+        return not isinstance(self._choose(self.served_model(), "", facts), NoInstance)
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
+        flight = self._admit(request)
+        loop = asyncio.get_running_loop()
+        outbox = flight.outbox
+        try:
+            self._apply(flight, flight.machine.start())
+            while True:
+                while outbox:
+                    event = outbox.popleft()
+                    flight.taken_at = time.monotonic()
+                    yield event
+                    if event.finish_reason is not None:
+                        return
+                if flight.error is not None:
+                    raise flight.error
+                flight.waiter = loop.create_future()
+                await flight.waiter
+        finally:
+            self._apply(flight, flight.machine.client_gone())
+
+    # --- what the server shows ---------------------------------------------------------------
+
+    @property
+    def num_in_flight(self) -> int:
+        return self._num_in_flight
+
+    def num_assigned(self, instance_id: str) -> int:
+        """Requests of ours that this instance works on."""
+        return self._accounts.num_requests(instance_id)
+
+    def served_model(self) -> str:
+        """The model of this fleet: the first one found, as long as anybody has it."""
+        connected = [m.info.model for m in self.membership.members.values() if m.is_connected]
+        if connected and self._model not in connected:
+            self._model, self._created = connected[0], int(time.time())
+        return self._model
+
+    # --- events ------------------------------------------------------------------------------
+
+    def _on_message(self, instance_id: str, message: Any) -> None:
+        now = time.monotonic()
+        if isinstance(message, Tokens):
+            self._on_tokens(instance_id, message, now)
+        elif flight := self._flights.get(message.request_id):
+            machine, attempt = flight.machine, message.attempt
+            if isinstance(message, Accepted):
+                actions = machine.accepted(instance_id, attempt, message.handle, now)
+            else:
+                assert isinstance(message, Failed)
+                error = from_wire(message.code, message.message, message.param)
+                actions = machine.failed(instance_id, attempt, error, now)
+            self._apply(flight, actions)
+
+    def _on_tokens(self, instance_id: str, message: Tokens, now: float) -> None:
+        flights = self._flights
+        for event, attempt in zip(message.events, message.attempts, strict=False):
+            flight = flights.get(event.request_id)
+            if flight is None:
+                self._on_stray(instance_id, event)
+                continue
+            machine = flight.machine
+            actions = machine.tokens_came(instance_id, attempt, event, now)
+            if len(actions) == 1 and machine.phase is flight.phase:
+                action = actions[0]
+                if isinstance(action, TokenEvent):  # nearly always
+                    flight.outbox.append(action)
+                    flight.wake()
+                    continue
+            self._apply(flight, actions)
+
+    def _on_stray(self, instance_id: str, event: TokenEvent) -> None:
+        """Somebody computes what nobody wants: an Abort is under way, or was lost."""
+        self.counts.stray_events += 1
+        if event.finish_reason is None:
+            self.links.send(instance_id, Abort(event.request_id))
+
+    def _on_lost(self, instance_id: str, reason: str) -> None:
+        now = time.monotonic()
+        self.counts.lost_instances += 1
+        for flight in [f for f in self._flights.values() if instance_id in f.assigned]:
+            self._apply(flight, flight.machine.lost(instance_id, reason, now))
+
+    def _on_tick(self, now: float) -> None:
+        self._accounts.forget(self.membership)
+        for flight in list(self._flights.values()):
+            if now >= flight.machine.deadline:
+                self._apply(flight, flight.machine.tick(now))
+            if flight.outbox and now - flight.taken_at > UNREAD_S and flight.waiter is None:
+                flight.error = Unavailable("the client does not read its answer")
+                self._apply(flight, flight.machine.client_gone())
+
+    # --- actions -----------------------------------------------------------------------------
+
+    def _apply(self, flight: Flight, actions: Iterable[Action]) -> None:
+        """Bring about what the choreography decided, and what follows from that."""
+        todo = deque(actions)
+        while todo:
+            action = todo.popleft()
+            if isinstance(action, TokenEvent):
+                flight.outbox.append(action)
+            elif isinstance(action, Send):
+                if not self.links.send(action.instance_id, action.message):
+                    reason = "it does not take messages"
+                    now = time.monotonic()
+                    todo.extend(flight.machine.lost(action.instance_id, reason, now))
+            elif isinstance(action, AskRoute):
+                todo.extend(flight.machine.routed(self._route(flight, action), time.monotonic()))
+            else:
+                self._on_end(flight, action)
+        self._keep_books(flight)
+        if flight.outbox or flight.machine.phase is Phase.ENDED:
+            flight.wake()
+
+    def _route(self, flight: Flight, ask: AskRoute) -> Route:
+        facts = RequestFacts(ask.num_tokens, flight.turn, ask.avoid, ask.prefer_whole)
+        fingerprint = flight.kv_fingerprint if flight.machine.has_output else ""
+        route = self._choose(flight.model, fingerprint, facts)
+        if isinstance(route, NoInstance):
+            return route
+        first = route.prefill if isinstance(route, Pair) else route.instance
+        flight.kv_fingerprint = self.membership.members[first].info.kv_fingerprint
+        return route
+
+    def _choose(self, model: str, fingerprint: str, facts: RequestFacts) -> Route:
+        snapshot = view_fleet(self.membership, self._accounts, model, fingerprint)
+        route = choose_pair(snapshot, facts, self._prefill_policy, self._decode_policy)
+        if not snapshot.instances and self.membership.refusals:
+            last = list(self.membership.refusals.values())[-1]
+            return NoInstance(f"no instance is ready; one was refused: {last}")
+        return route
+
+    def _admit(self, request: EngineRequest) -> Flight:
+        refusal: XpydError | None = None
+        if self.is_draining:
+            refusal = Unavailable("the proxy is shutting down")
+        elif self._num_in_flight >= self._max_in_flight:
+            refusal = Overloaded(f"{self._num_in_flight} requests are in flight; try again later")
+        elif request.request_id in self._flights:
+            refusal = BadRequest("a request with this id is running", "request_id")
+        if refusal is not None:
+            self._count_rejection(refusal)
+            raise refusal
+        machine = Choreography(request, self._limits)
+        turn, now = self.counts.requests, time.monotonic()
+        flight = Flight(machine, self.served_model(), turn, now, wire_id=request.request_id)
+        self._flights[request.request_id] = flight
+        self._num_in_flight += 1
+        self.counts.requests += 1
+        return flight
+
+    def _on_end(self, flight: Flight, end: End) -> None:
+        self._flights.pop(flight.wire_id, None)
+        self._num_in_flight -= 1
+        flight.error = flight.error or end.error
+        if end.error is None:
+            has_finish = bool(flight.outbox) and flight.outbox[-1].finish_reason is not None
+            if has_finish:
+                self.counts.finished += 1
+            else:
+                self.counts.aborted += 1
+        elif flight.machine.attempt == 0 or isinstance(end.error, (BadRequest, Overloaded)):
+            self._count_rejection(end.error)
+        else:
+            self.counts.failed += 1
+            log.warning(
+                "request_id=%s failed after %d attempts: %s",
+                flight.machine.request.request_id,
+                flight.machine.attempt,
+                end.error.message,
+            )
+
+    def _count_rejection(self, error: XpydError) -> None:
+        self.counts.rejections[error.code] = self.counts.rejections.get(error.code, 0) + 1
+
+    def _keep_books(self, flight: Flight) -> None:
+        """After anything but a plain token: which attempt, on which instances, doing what."""
+        machine = flight.machine
+        flight.phase = machine.phase
+        if machine.wire_id not in ("", flight.wire_id) and machine.phase is not Phase.ENDED:
+            self._flights.pop(flight.wire_id, None)
+            self._flights[machine.wire_id] = flight
+            flight.wire_id = machine.wire_id
+            self.counts.migrations += 1
+        flight.assigned = machine.instances
+        queued_at = machine.prefill if machine.phase in _PREFILLING else None
+        num_tokens = len(machine.request.prompt_token_ids) + len(machine.tokens)
+        self._accounts.assign(id(flight), flight.assigned, queued_at, num_tokens)
