@@ -31,7 +31,7 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("target")
     group.add_argument("--model", default="", help="default: the first that the server lists")
     group.add_argument("--endpoint", default="/v1/completions", help="or /v1/chat/completions")
-    group.add_argument("--api-key", help="default: $OPENAI_API_KEY")
+    group.add_argument("--api-key", help="default: $XPYD_API_KEY or $OPENAI_API_KEY")
     group.add_argument(
         "--temperature", type=float, default=0.0, help="negative: the server's default"
     )
@@ -100,10 +100,14 @@ def target_from(args: argparse.Namespace, base_url: str) -> Target:
         base_url=base_url,
         endpoint=args.endpoint,
         model=args.model,
-        api_key=args.api_key or os.environ.get("OPENAI_API_KEY") or None,
+        api_key=args.api_key or _key_from_environment(),
         body=body,
         timeout_s=args.request_timeout,
     )
+
+
+def _key_from_environment() -> str | None:
+    return os.environ.get("XPYD_API_KEY") or os.environ.get("OPENAI_API_KEY") or None
 
 
 def _extra_body(text: str | None) -> dict[str, Any]:
