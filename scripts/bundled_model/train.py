@@ -1,0 +1,120 @@
+"""The training loop: batches of equally long documents, Muon and AdamW, a cosine schedule."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from scripts.bundled_model.documents import compose
+from scripts.bundled_model.network import Network
+
+TOKENS_PER_STEP = 4096
+# Budget of a batch's documents, in tokens, and how often such a batch is drawn. Short ones teach
+# most facts per second; long ones teach positions up to the context length.
+BUDGETS = {64: 0.30, 128: 0.17, 256: 0.25, 512: 0.20, 1024: 0.05, 2048: 0.03}
+WARM_UP = 0.03  # share of the steps
+FINAL_RATE = 0.02  # of the peak learning rate
+LOG_EVERY_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to train. With minutes, the speed of the machine decides the number of steps."""
+
+    seed: int
+    steps: int | None
+    minutes: float
+    learning_rate: float = 6e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """ids and is_target, each [rows, tokens]; short rows are padded at the end, untargeted."""
+
+    ids: Tensor
+    is_target: Tensor
+
+
+def batches(seed: int, tokenizer: Tokenizer) -> Iterator[Batch]:
+    """Batches without end, the same for the same seed."""
+    rng = Random(seed)
+    while True:
+        (budget,) = rng.choices(list(BUDGETS), list(BUDGETS.values()))
+        rows = [compose(rng, tokenizer, budget) for _ in range(TOKENS_PER_STEP // budget)]
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        is_target = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = torch.tensor(row.ids)
+            is_target[number, : len(row.ids)] = torch.tensor(row.is_target)
+        yield Batch(ids, is_target)
+
+
+def optimizers(network: Network, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings and norms.
+
+    Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) needs about half of AdamW's steps
+    here, and its five small matrix products per weight are a few per cent of a step.
+    """
+    matrices = [p for n, p in network.named_parameters() if p.dim() == 2 and "embed" not in n]
+    others = [p for n, p in network.named_parameters() if p.dim() < 2 or "embed" in n]
+    return [
+        torch.optim.Muon(
+            matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def rate_at(progress: float) -> float:
+    """Share of the peak learning rate after this share of the training."""
+    if progress < WARM_UP:
+        return (progress + 1e-3) / WARM_UP
+    falling = (progress - WARM_UP) / (1 - WARM_UP)
+    return FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * min(falling, 1.0))) / 2
+
+
+def train(network: Network, tokenizer: Tokenizer, plan: Plan) -> int:
+    """Train the network in place; returns the number of steps taken. Prints progress."""
+    chosen = optimizers(network, plan.learning_rate)
+    started = logged = time.monotonic()
+    step, progress, recent = 0, 0.0, 0.0
+    for batch in batches(plan.seed, tokenizer):
+        elapsed_s = time.monotonic() - started
+        progress = step / plan.steps if plan.steps else elapsed_s / (60 * plan.minutes)
+        if progress >= 1.0:
+            break
+        loss = train_step(network, batch, chosen, plan.learning_rate * rate_at(progress))
+        step += 1
+        recent = loss if step == 1 else 0.97 * recent + 0.03 * loss
+        if time.monotonic() - logged > LOG_EVERY_S or step == 1:
+            logged = time.monotonic()
+            left_s = (logged - started) * (1 - progress) / max(progress, 1e-6)
+            speed = step * TOKENS_PER_STEP / (logged - started)
+            print(
+                f"step {step}  {100 * progress:.1f} %  loss {recent:.3f}  "
+                f"{speed:.0f} tokens/s  {left_s / 60:.1f} min left",
+                flush=True,
+            )
+    return step
+
+
+def train_step(
+    network: Network, batch: Batch, chosen: list[torch.optim.Optimizer], rate: float
+) -> float:
+    """One forward and backward pass and update; returns the loss in nats per target token."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = network.loss(batch.ids, batch.is_target)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    for optimizer in chosen:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.item()
