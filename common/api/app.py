@@ -34,6 +34,8 @@ from common.errors import ModelNotFound, Unavailable
 from common.metrics import CONTENT_TYPE, Metrics
 from common.text import TextModel
 
+__all__ = ["ApiSettings", "create_app"]
+
 Endpoint = Callable[[Request], Awaitable[Response]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 

@@ -1,4 +1,4 @@
-"""Requests that may be aborted by the name their client gave them; a client reaches only its own."""
+"""Requests that may be aborted by the name their client gave them, within one tenant."""
 
 from __future__ import annotations
 
