@@ -6,8 +6,8 @@ Knows no socket and no clock, so any byte stream can be replayed through it.
 A chunk is an arrival of tokens when it shows text (or reasoning, or a tool call), names token ids,
 or its running usage rose. A chunk that shows nothing is a token whose text the server still holds
 back (half a character, a special token), unless it only opens the message (a role) or closes it (a
-finish reason): closing chunks count when the server's total says that exactly one token is
-otherwise missing.
+finish reason): a closing chunk counts when the server's total says that exactly one token is
+otherwise missing, and when it did not come together with the chunk before it.
 """
 
 from __future__ import annotations
@@ -178,8 +178,12 @@ def _token_arrivals(arrivals: list[_Arrival], total: int | None) -> list[_Arriva
     """The arrivals that carried tokens, by the rule at the top."""
     counted = [a for a in arrivals if a.is_visible or (a.tokens != 0 and not _only_closes(a))]
     closing = [a for a in arrivals if _only_closes(a)]
-    if total == len(counted) + 1:
-        counted += closing[:1]
+    if (
+        total == len(counted) + 1
+        and closing
+        and (not counted or closing[0].at_s > counted[-1].at_s)
+    ):
+        counted.append(closing[0])
     return counted
 
 

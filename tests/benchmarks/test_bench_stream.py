@@ -55,6 +55,15 @@ def test_the_last_token_may_have_no_text():
     assert answer.arrivals_s == (0, 1, 2)
 
 
+def test_a_finish_that_comes_with_the_last_text_is_no_token_of_its_own():
+    """One of the three tokens never had a chunk: its text came with the next one's."""
+    stream = AnswerStream()
+    stream.feed(f"data: {json.dumps(delta(content='a'))}\n\n".encode(), 0.0)
+    end = [delta(content="é"), delta(finish="stop"), USAGE]
+    stream.feed("".join(f"data: {json.dumps(chunk)}\n\n" for chunk in end).encode(), 1.0)
+    assert stream.finish(2.0).arrivals_s == (0.0, 1.0)
+
+
 def test_an_empty_chunk_is_a_token_whose_text_is_held_back():
     answer = replay(text(""), text(""), text("é", "length"), USAGE, DONE)
     assert answer.arrivals_s == (0, 1, 2)
