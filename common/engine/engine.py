@@ -251,13 +251,19 @@ class Engine:
         return self._pool.epochs(block_ids)
 
     def load(self) -> EngineLoad:
+        """May be called from any thread: a heartbeat must not wait for a step."""
+        sequences = list(self._sequences.values())  # one bytecode: no step comes between
         return EngineLoad(
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting) + len(self._scheduler.ready),
-            num_waiting_tokens=sum(s.num_to_compute for s in self._sequences.values()),
+            num_waiting_tokens=sum(sequence.num_to_compute for sequence in sequences),
             free_blocks=self._pool.available,
             total_blocks=self._pool.num_blocks,
         )
+
+    def block_counts(self) -> dict[str, int]:
+        """Blocks by state: free, cached, used, held, reserved. From any thread."""
+        return self._pool.counts()
 
     def ledger(self) -> dict[str, object]:
         """Counts by state, and every block that somebody has, for people and for leak hunts."""

@@ -87,7 +87,7 @@ def build_engine(config: ServeConfig) -> EngineParts:
         available_bytes=_available_bytes(device, config.gpu_memory_utilization),
     )
     cache = KVCache(layout, num_blocks, device)
-    face = native_library.status()
+    face = _kernel_face()
     identity = model_fingerprint(path, spec, spec.dtype, config.load_format, config.seed)
     # Two faces of the kernels round differently, so their blocks are not each other's.
     fingerprint = kv_fingerprint(f"{identity}|{face}|{device.type}", layout)
@@ -106,6 +106,12 @@ def build_engine(config: ServeConfig) -> EngineParts:
     )
     card = ModelCard(name, spec.max_model_len, int(time.time()))
     return EngineParts(path, card, cache, engine, EngineDriver(engine), fingerprint)
+
+
+def _kernel_face() -> str:
+    """Which kernels run here; compiles the native ones the first time, which takes seconds."""
+    status = native_library.status()
+    return f"native {status.reason}" if status.face == "native" else "torch"
 
 
 def _available_bytes(device: torch.device, utilization: float) -> int:

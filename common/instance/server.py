@@ -20,7 +20,8 @@ import uvloop
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
-from common.api.app import ApiSettings, create_app
+from common.api.app import create_app
+from common.api.settings import ApiSettings
 from common.config import ServeConfig
 from common.engine.local import LocalEngine
 from common.engine_client import ModelCard
@@ -174,10 +175,16 @@ class _Instance:
             "Share of blocks that are neither free nor evictable.",
             lambda: 1.0 - engine.load().free_blocks / cache.num_blocks,
         )
+        for state in ("used", "held", "reserved"):
+            metrics.gauge(
+                f"kv_blocks_{state}",
+                f"KV blocks that are {state}.",
+                lambda state=state: engine.block_counts()[state],  # type: ignore[misc]
+            )
         for name, read in self._worker.gauges().items():
             metrics.gauge(name, f"{_words(name)}, now.", read)
         for name, read in self._worker.counters().items():
-            metrics.gauge(name, f"{_words(name)}, since the start.", read)
+            metrics.counter_from(name, f"{_words(name)}, since the start.", read)
 
     def _is_alive(self) -> bool:
         """Progress, not presence: the engine's thread stepped lately or has nothing to do."""
