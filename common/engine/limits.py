@@ -9,6 +9,15 @@ from common.engine.interface import EngineSettings
 from common.errors import BadRequest, ContextLengthExceeded
 from common.request import EngineRequest, SamplingParams
 
+_NUMBERS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+
 
 def check_request(request: EngineRequest, settings: EngineSettings, vocab_size: int) -> None:
     """Raises BadRequest or ContextLengthExceeded."""
@@ -33,13 +42,8 @@ def _check_context(request: EngineRequest, max_model_len: int) -> None:
 
 
 def _check_sampling(params: SamplingParams, vocab_size: int) -> None:
-    numbers = {
-        name: getattr(params, name)
-        for name in ("temperature", "top_p", "min_p", "repetition_penalty")
-    } | {name: getattr(params, name) for name in ("presence_penalty", "frequency_penalty")}
-    for name, value in numbers.items():
-        if not math.isfinite(value):
-            raise BadRequest(f"{name} must be a finite number", param=name)
+    for name in _NUMBERS:
+        _require(math.isfinite(getattr(params, name)), name, "must be a finite number")
     _require(params.max_tokens >= 0, "max_tokens", "must not be negative")
     _require(params.temperature >= 0, "temperature", "must not be negative")
     _require(0 < params.top_p <= 1, "top_p", "must be above 0 and at most 1")
@@ -54,8 +58,8 @@ def _check_sampling(params: SamplingParams, vocab_size: int) -> None:
         count = getattr(params, name)
         _require(count is None or count >= 0, name, "must not be negative")
     _require(all(params.bad_words), "bad_words", "must not hold an empty sequence")
-    biases = [bias for _, bias in params.logit_bias]
-    _require(not any(math.isnan(bias) for bias in biases), "logit_bias", "must be numbers")
+    is_below_infinity = all(bias < math.inf for _, bias in params.logit_bias)  # nor NaN
+    _require(is_below_infinity, "logit_bias", "must hold finite numbers")
     _check_ids("stop_token_ids", params.stop_token_ids, vocab_size)
     _check_ids("allowed_token_ids", params.allowed_token_ids, vocab_size)
     _check_ids("logit_bias", (token for token, _ in params.logit_bias), vocab_size)
