@@ -83,6 +83,10 @@ class Offer:
     peer: str = ""  # that consumer's instance id
 
     @property
+    def is_live(self) -> bool:
+        return bool(MOVES[self.state])
+
+    @property
     def name(self) -> str:
         return self.offer_id[:NAME_LEN]
 
@@ -120,44 +124,31 @@ class LeaseTable:
 
     def extend(
         self,
-        request_id: str,
-        first: int,
+        offer: Offer,
         block_ids: Sequence[int],
         epochs: Sequence[int],
         hashes: Sequence[str],
+        first_token: int | None,
         now: float,
-    ) -> bool:
-        """Add the blocks from index `first` on; from now on they are the table's to hand back.
-
-        False if the offer has ended, and then the blocks stay the caller's.
-        """
-        offer = self._by_request.get(request_id)
-        if offer is None:
-            return False
-        assert first == len(offer.block_ids), "blocks join in order"
+    ) -> None:
+        """Add the offer's next blocks: from now on they are the table's to hand back. With the
+        last of them comes the token that prefill sampled. The offer must be live."""
         assert len(block_ids) == len(epochs), "one epoch per block"
-        assert first + len(block_ids) <= offer.num_blocks, "more blocks than were offered"
-        self._move(offer, Event.EXTEND)
+        num_blocks = len(offer.block_ids) + len(block_ids)
+        is_last = first_token is not None
+        assert num_blocks <= offer.num_blocks, "more blocks than were offered"
+        assert not is_last or num_blocks == offer.num_blocks, "fewer blocks than were offered"
+        self._move(offer, Event.COMPLETE if is_last else Event.EXTEND)
         offer.block_ids += block_ids
         offer.epochs += epochs
         offer.hashes += hashes
+        offer.first_token = first_token
         if offer.claim is None:
             offer.deadline = now + self.lease_s
-        return True
 
-    def complete(self, request_id: str, first_token: int) -> None:
-        """All blocks have joined, prefill has sampled. Does nothing if the offer has ended."""
-        offer = self._by_request.get(request_id)
-        if offer is None:
-            return
-        assert len(offer.block_ids) == offer.num_blocks, "fewer blocks than were offered"
-        self._move(offer, Event.COMPLETE)
-        offer.first_token = first_token
-
-    def abort(self, request_id: str) -> Ended | None:
-        """End the request's offer, whatever its state; None if it has none."""
-        offer = self._by_request.get(request_id)
-        return None if offer is None else self._end(offer, Event.ABORT)
+    def abort(self, offer: Offer) -> Ended | None:
+        """End the offer; None if it has ended already."""
+        return self._end(offer, Event.ABORT) if offer.is_live else None
 
     def expire(self, now: float) -> list[Ended]:
         """End all offers whose lease is over."""

@@ -13,10 +13,10 @@ import hmac
 import logging
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from common.errors import LayoutMismatch, LeaseExpired, PeerLost, TransferError
 from common.rpc import Listener
@@ -24,6 +24,7 @@ from common.wire import Decoder, KVHandle, Message
 from kv_transfer import messages as m
 from kv_transfer.identity import KVIdentity, mismatch
 from kv_transfer.lease import Ended, LeaseTable, Offer, State
+from kv_transfer.publisher import Batch, FilledBlocks, Publisher
 from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Transport
 
@@ -32,23 +33,6 @@ log = logging.getLogger(__name__)
 POLL_MIN_S = 0.0002
 POLL_MAX_S = 0.005
 LOG_EVERY_S = 60.0
-
-
-class FilledBlocks(Protocol):
-    """Blocks of one request that prefill has just completed, in token order, held for us."""
-
-    @property
-    def request_id(self) -> str: ...
-    @property
-    def first(self) -> int: ...
-    @property
-    def block_ids(self) -> Sequence[int]: ...
-    @property
-    def epochs(self) -> Sequence[int]: ...
-    @property
-    def hashes(self) -> Sequence[str]: ...
-    @property
-    def is_last(self) -> bool: ...
 
 
 @dataclass(slots=True)
@@ -89,8 +73,7 @@ class KVProducer:
         self._tasks: list[asyncio.Task[None]] = []
         self._wake_reaper = asyncio.Event()
         self._wake_poller = asyncio.Event()
-        self._unpublished: deque[tuple[FilledBlocks, int | None]] = deque()
-        self._wake_publisher = asyncio.Event()
+        self._publisher: Publisher | None = None
         self._logged_at = -math.inf
         self.counters = ProducerCounters()
 
@@ -105,7 +88,7 @@ class KVProducer:
         )
         self._run(self._reap())
         if self._transport.publishes:
-            self._run(self._publish())
+            self._publisher = Publisher(self._transport, self._admit, self._publish_failed)
         if self._transport.polls:
             self._run(self._poll())
 
@@ -133,18 +116,18 @@ class KVProducer:
         )
 
     def extend(self, filled: FilledBlocks, first_token: int | None = None) -> None:
-        """Take over these blocks' holds. `first_token`: what prefill sampled, with the last blocks."""
-        assert filled.is_last == (first_token is not None), "the first token comes with the last"
-        if self._transport.publishes:
-            self._unpublished.append((filled, first_token))
-            self._wake_publisher.set()
+        """Take over the holds of these blocks. With the last of them: what prefill sampled."""
+        batch = Batch(self._leases.of_request(filled.request_id), filled, first_token)
+        if self._publisher is None:
+            self._admit(batch)
         else:
-            self._admit(filled, first_token)
+            self._publisher.put(batch)
 
     def release(self, request_id: str) -> None:
         """Forget the request's offer, in any state; unknown requests are ignored."""
-        ended = self._leases.abort(request_id)
-        self._give_back(ended, TransferError("the producer took its offer back"))
+        offer = self._leases.of_request(request_id)
+        if offer is not None:
+            self._abort(offer, TransferError("the producer took its offer back"))
 
     def ledger(self) -> list[dict[str, Any]]:
         """One row per live offer, for `/debug/kv`."""
@@ -170,7 +153,7 @@ class KVProducer:
     @property
     def num_blocks_held(self) -> int:
         published = sum(len(offer.block_ids) for offer in self._leases.offers())
-        return published + sum(len(filled.block_ids) for filled, _ in self._unpublished)
+        return published + (0 if self._publisher is None else self._publisher.num_blocks)
 
     @property
     def num_transfers(self) -> int:
@@ -196,8 +179,8 @@ class KVProducer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        while self._unpublished:
-            self._free(list(self._unpublished.popleft()[0].block_ids))
+        if self._publisher is not None:
+            await self._publisher.close()
         for offer in self._leases.offers():
             self.release(offer.request_id)
         if self._listener is not None:
@@ -283,22 +266,33 @@ class KVProducer:
 
     # --- what follows ------------------------------------------------------------------------
 
-    def _admit(self, filled: FilledBlocks, first_token: int | None) -> None:
-        block_ids = list(filled.block_ids)
-        hashes = filled.hashes if self._transport.uses_hashes else ()
-        joined = self._leases.extend(
-            filled.request_id, filled.first, block_ids, filled.epochs, hashes, time.monotonic()
-        )
-        if not joined:
-            if block_ids:
-                self._free(block_ids)
+    def _admit(self, batch: Batch) -> None:
+        """The blocks join their offer, or go back if it has ended."""
+        filled, offer = batch.filled, batch.offer
+        if offer is None or self._leases.of_request(filled.request_id) is not offer:
+            self._free_blocks(filled.block_ids)
             return
-        if first_token is not None:
-            self._leases.complete(filled.request_id, first_token)
+        if not _continues(offer, batch):
+            log.error("blocks do not continue their offer request_id=%s", filled.request_id)
+            self._free_blocks(filled.block_ids)
+            self._abort(offer, TransferError("the producer lost track of its offer"))
+            return
+        hashes = filled.hashes if self._transport.uses_hashes else ()
+        self._leases.extend(
+            offer, filled.block_ids, filled.epochs, hashes, batch.first_token, time.monotonic()
+        )
         self._wake_reaper.set()
-        offer = self._leases.of_request(filled.request_id)
-        assert offer is not None
         self._show(offer, filled.first)
+
+    def _publish_failed(self, batch: Batch, error: TransferError) -> None:
+        self._free_blocks(batch.filled.block_ids)
+        if batch.offer is not None:
+            self._abort(batch.offer, error)
+        self.counters.failures[error.code] += 1
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_EVERY_S:
+            self._logged_at = now
+            log.warning("KV blocks were not published: %s", error.message)
 
     def _show(self, offer: Offer, start: int) -> None:
         """Tell the reader, if there is one, of the blocks from `start` on."""
@@ -324,6 +318,9 @@ class KVProducer:
                 break
         self._wake_poller.set()
 
+    def _abort(self, offer: Offer, reason: TransferError) -> None:
+        self._give_back(self._leases.abort(offer), reason)
+
     def _give_back(self, ended: Ended | None, reason: TransferError | None = None) -> None:
         """The one place where blocks of an offer leave. `reason` is told to its reader."""
         if ended is None:
@@ -332,8 +329,7 @@ class KVProducer:
             peer = self._readers.pop(ended.claim)
             if reason is not None:
                 self._send(peer, m.Refused(ended.claim, reason.code, reason.message))
-        if ended.block_ids:
-            self._free(list(ended.block_ids))
+        self._free_blocks(ended.block_ids)
         match ended.state:
             case State.RELEASED:
                 self.counters.released += 1
@@ -342,6 +338,10 @@ class KVProducer:
                 self.counters.expired += 1
             case _:
                 self.counters.aborted += 1
+
+    def _free_blocks(self, block_ids: Sequence[int]) -> None:
+        if block_ids:
+            self._free(list(block_ids))
 
     def _refuse(self, peer: bytes, claim: str, error: TransferError) -> None:
         self.counters.refused[error.code] += 1
@@ -375,42 +375,6 @@ class KVProducer:
             except asyncio.TimeoutError:
                 continue
 
-    async def _publish(self) -> None:
-        """Publish in order, one batch at a time. The blocks are ours until the lease table has
-        them.
-        """
-        while True:
-            if not self._unpublished:
-                self._wake_publisher.clear()
-                await self._wake_publisher.wait()
-            filled, first_token = self._unpublished[0]
-            job = asyncio.ensure_future(
-                asyncio.to_thread(self._transport.publish, filled.block_ids, filled.hashes)
-            )
-            try:
-                await asyncio.shield(job)
-            except TransferError as error:
-                self._publish_failed(filled, error)
-            except asyncio.CancelledError:
-                await asyncio.wait(
-                    {job}
-                )  # it reads the blocks: they may not be freed before it ends
-                raise
-            else:
-                self._unpublished.popleft()
-                self._admit(filled, first_token)
-
-    def _publish_failed(self, filled: FilledBlocks, error: TransferError) -> None:
-        self._unpublished.popleft()
-        if filled.block_ids:
-            self._free(list(filled.block_ids))
-        self._give_back(self._leases.abort(filled.request_id), error)
-        self.counters.failures[error.code] += 1
-        now = time.monotonic()
-        if now - self._logged_at >= LOG_EVERY_S:
-            self._logged_at = now
-            log.warning("KV blocks were not published: %s", error.message)
-
     async def _poll(self) -> None:
         """Let one-sided reads advance: often after blocks were shown, asleep without readers."""
         pause_s = POLL_MIN_S
@@ -424,3 +388,15 @@ class KVProducer:
             self._transport.poll()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, POLL_MAX_S)
+
+
+def _continues(offer: Offer, batch: Batch) -> bool:
+    """Are these the offer's next blocks, and the last of them if and only if they say so?"""
+    filled = batch.filled
+    end = filled.first + len(filled.block_ids)
+    is_last = batch.first_token is not None
+    return (
+        filled.first == len(offer.block_ids)
+        and filled.is_last == is_last
+        and (end == offer.num_blocks if is_last else end <= offer.num_blocks)
+    )

@@ -49,7 +49,12 @@ class ProducerLink:
         self._not_idle()
         self.send(message)
         if self._beats is None or self._beats.done():
-            self._beats = asyncio.get_running_loop().create_task(self._beat())
+            self._start_beats()
+
+    def _start_beats(self) -> None:
+        if self._beats is not None:
+            self._beats.cancel()
+        self._beats = asyncio.get_running_loop().create_task(self._beat())
 
     def send(self, message: Message) -> None:
         if not self._link.send(message):
@@ -73,8 +78,9 @@ class ProducerLink:
         claim = self.claims.get(message.claim)
         if claim is None:
             return  # its fetch has ended
-        if isinstance(message, m.Opened):
-            self._beat_s = min(self._beat_s, message.lease_s / BEATS_PER_LEASE)
+        if isinstance(message, m.Opened) and message.lease_s < self._beat_s * BEATS_PER_LEASE:
+            self._beat_s = message.lease_s / BEATS_PER_LEASE
+            self._start_beats()
         claim.on_message(message)
 
     async def _beat(self) -> None:

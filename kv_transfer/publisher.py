@@ -1,0 +1,101 @@
+"""Makes blocks readable elsewhere before they are offered, in order, one batch at a time.
+
+For transports that publish (a file per block). While a batch is in here its blocks are held for us
+and belong to nobody else: they go on to the lease table, or back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.errors import TransferError
+from kv_transfer.lease import Offer
+from kv_transfer.transport.base import Transport
+
+log = logging.getLogger(__name__)
+
+
+class FilledBlocks(Protocol):
+    """Blocks of one request that prefill has just completed, in token order, held for us."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def first(self) -> int: ...
+    @property
+    def block_ids(self) -> Sequence[int]: ...
+    @property
+    def epochs(self) -> Sequence[int]: ...
+    @property
+    def hashes(self) -> Sequence[str]: ...
+    @property
+    def is_last(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one step of prefill filled. `offer` is the one it belongs to: by the time the batch is
+    published, the request may have another, or none."""
+
+    offer: Offer | None
+    filled: FilledBlocks
+    first_token: int | None
+
+
+class Publisher:
+    def __init__(
+        self,
+        transport: Transport,
+        on_published: Callable[[Batch], None],
+        on_failed: Callable[[Batch, TransferError], None],
+    ) -> None:
+        """Each batch goes to exactly one of the two, in the event loop."""
+        self._transport = transport
+        self._on_published = on_published
+        self._on_failed = on_failed
+        self._batches: deque[Batch] = deque()
+        self._has_work = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def put(self, batch: Batch) -> None:
+        self._batches.append(batch)
+        self._has_work.set()
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(len(batch.filled.block_ids) for batch in self._batches)
+
+    async def close(self) -> None:
+        """Fail what is left, after the batch being published: a thread is reading its blocks."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        while self._batches:
+            self._on_failed(self._batches.popleft(), TransferError("the producer is closing"))
+
+    async def _run(self) -> None:
+        while True:
+            if not self._batches:
+                self._has_work.clear()
+                await self._has_work.wait()
+            filled = self._batches[0].filled
+            job = asyncio.ensure_future(
+                asyncio.to_thread(self._transport.publish, filled.block_ids, filled.hashes)
+            )
+            try:
+                await asyncio.shield(job)
+            except TransferError as error:
+                self._on_failed(self._batches.popleft(), error)
+            except asyncio.CancelledError:
+                await asyncio.wait({job})
+                raise
+            except Exception as error:  # the top of the thread's work
+                log.exception("publishing failed request_id=%s", filled.request_id)
+                reason = TransferError(f"publishing failed: {type(error).__name__}")
+                self._on_failed(self._batches.popleft(), reason)
+            else:
+                self._on_published(self._batches.popleft())
