@@ -54,7 +54,7 @@ class Listener:
         self._pause_s = pause_s
         self._on_message = on_message
         self._socket: zmq.asyncio.Socket = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
-        _set_limits(self._socket, max_bytes)
+        _set_limits(self._socket, bind, max_bytes)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         try:
@@ -104,7 +104,7 @@ class Link:
         self._decoder = decoder
         self._on_message = on_message
         self._socket: zmq.asyncio.Socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
-        _set_limits(self._socket, max_bytes)
+        _set_limits(self._socket, endpoint, max_bytes)
         self._socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
@@ -169,13 +169,13 @@ def _dispatch(
         log.exception("handler of %s failed", type(message).__name__)
 
 
-def _set_limits(socket: zmq.asyncio.Socket, max_bytes: int) -> None:
+def _set_limits(socket: zmq.asyncio.Socket, endpoint: str, max_bytes: int) -> None:
+    socket.setsockopt(zmq.IPV6, "[" in endpoint)
     socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
     socket.setsockopt(zmq.LINGER, 200)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-    socket.setsockopt(zmq.IPV6, 1)
 
 
 def _send(socket: zmq.asyncio.Socket, frames: list[bytes]) -> bool:
