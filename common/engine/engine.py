@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -265,7 +265,7 @@ class Engine:
         """Blocks by state: free, cached, used, held, reserved. From any thread."""
         return self._pool.counts()
 
-    def ledger(self) -> dict[str, object]:
+    def ledger(self) -> dict[str, Any]:
         """Counts by state, and every block that somebody has, for people and for leak hunts."""
         return {
             "total": self._pool.num_blocks,

@@ -7,6 +7,8 @@ it.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from common.engine.kv_cache import KVCache, KVLayout
 from common.model.inputs import ForwardInputs
 from common.model.spec import ModelSpec
 from common.request import EngineRequest, SamplingParams, TokenEvent
+
+T = TypeVar("T")
 
 MASK = (1 << 64) - 1
 
@@ -81,6 +85,12 @@ class StandInModel:
         if self.poison.intersection(tokens):
             return np.full(self.spec.vocab_size, np.nan, dtype=np.float32)
         return context_logits(tokens, self.spec.vocab_size)
+
+
+def must(value: T | None) -> T:
+    """What the test relies on getting."""
+    assert value is not None
+    return value
 
 
 def greedy_answer(prompt: list[int], num_tokens: int, vocab_size: int = 97) -> list[int]:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from common.engine.block_pool import BlockPool, BlockState
+from tests.common.engine.standin_model import must
 
 NUM_BLOCKS = 6
 
@@ -170,7 +171,7 @@ TestPool = PoolMachine.TestCase
 
 def test_the_end_of_a_prefix_is_evicted_before_its_start():
     pool = pool_of(3)
-    blocks = pool.allocate(3, "a")
+    blocks = must(pool.allocate(3, "a"))
     for i, block in enumerate(blocks):
         pool.name(block, digest(i))
     pool.release(blocks)
@@ -180,7 +181,7 @@ def test_the_end_of_a_prefix_is_evicted_before_its_start():
 
 def test_a_prefix_hit_keeps_the_epoch_and_a_new_owner_raises_it():
     pool = pool_of(1)
-    (block,) = pool.allocate(1, "a")
+    (block,) = must(pool.allocate(1, "a"))
     pool.name(block, digest(0))
     pool.release([block])
     before = pool.epochs([block])
@@ -194,7 +195,7 @@ def test_a_prefix_hit_keeps_the_epoch_and_a_new_owner_raises_it():
 def test_the_ledger_names_owner_and_age():
     now = [10.0]
     pool = BlockPool(2, clock=lambda: now[0])
-    (block,) = pool.allocate(1, "request-1")
+    (block,) = must(pool.allocate(1, "request-1"))
     pool.hold([block], "lease-1")
     now[0] = 12.5
     (entry,) = pool.ledger()

@@ -19,6 +19,7 @@ from tests.common.engine.standin_model import (
     greedy_answer,
     make_engine,
     make_request,
+    must,
     run,
     tokens_of,
 )
@@ -75,8 +76,8 @@ def test_a_crowd_on_pools_of_all_sizes(num_blocks, caching):
 
 
 def test_no_sharing_across_salts():
-    engine = make_engine()
-    model = engine._model
+    model = StandInModel()
+    engine = make_engine(model=model)
     for salt, expected in (("a", 20), ("b", 20), ("a", 4)):
         before = model.num_tokens
         engine.add(make_request("r", prompt_of(20), 1, salt=salt))
@@ -165,7 +166,7 @@ def test_prompt_logprobs_are_of_each_next_token():
     assert events[1].prompt_logprobs == ()
     for position in range(1, len(prompt)):
         expected = torch.from_numpy(context_logits(prompt[:position], 97)).double().log_softmax(-1)
-        entry = got[position]
+        entry = must(got[position])
         assert entry.logprob == pytest.approx(expected[prompt[position]].item(), abs=1e-5)
         assert [token for token, _ in entry.top] == expected.topk(3).indices.tolist()
     assert tokens_of(events) == greedy_answer(prompt, 2)
@@ -284,7 +285,7 @@ def test_an_abort_at_any_time_leaves_the_pool_at_rest(num_steps):
     engine = make_engine(max_num_batched_tokens=8)
     engine.add(make_request("a", prompt_of(30), 4))
     engine.add(make_request("b", prompt_of(9), 4), offer=True)
-    held = []
+    held: list[int] = []
     for _ in range(num_steps):
         for filled in engine.step().filled:
             held += filled.block_ids
@@ -401,14 +402,15 @@ def hand_over(source, target, request):
 
 @pytest.mark.parametrize("length", [1, 3, 4, 5, 16, 33, 56])
 def test_adopted_blocks_continue_the_answer(length):
-    source, target = make_engine(num_blocks=40), make_engine(num_blocks=20)
+    model = StandInModel()
+    source, target = make_engine(num_blocks=40), make_engine(num_blocks=20, model=model)
     prompt = prompt_of(length)
     for turn, name in enumerate(("first", "again")):
-        before = target._model.num_tokens
+        before = model.num_tokens
         event, num_matched = hand_over(source, target, make_request(name, prompt, 8))
         events = [event, *run(target)[name]]
         assert tokens_of(events) == greedy_answer(prompt, 8)
-        assert target._model.num_tokens - before == 7, "the decode side recomputes nothing"
+        assert model.num_tokens - before == 7, "the decode side recomputes nothing"
         assert num_matched == (length // BLOCK if turn else 0)
     assert at_rest(source)
     assert at_rest(target)
@@ -425,7 +427,7 @@ def test_adopting_what_the_first_token_ended():
 
 def test_a_refused_adoption_leaves_the_blocks_with_the_caller():
     engine = make_engine()
-    blocks = engine.reserve(2)
+    blocks = must(engine.reserve(2))
     for request in (
         make_request("r", prompt_of(9), 4, outputs=(1,)),
         make_request("r", prompt_of(8), 4),
@@ -446,7 +448,7 @@ def test_a_match_is_held_until_freed():
     assert len(matched) == 3
     assert engine.match_prefix(prompt, "other salt") == []
     assert engine.reserve(14) is None
-    rest = engine.reserve(13)
+    rest = must(engine.reserve(13))
     assert not set(rest) & set(matched)
     engine.free(matched + rest)
     assert at_rest(engine)

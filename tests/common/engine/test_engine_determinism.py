@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.common.engine.standin_model import make_engine, make_request, run, tokens_of
+from common.request import TokenEvent
+from tests.common.engine.standin_model import make_engine, make_request, must, run, tokens_of
 
 OPTIONS = [
     {},
@@ -75,7 +76,7 @@ def test_handed_over_at_each_token(options):
             blocks += [block for filled in result.filled for block in filled.block_ids]
             first += [token for event in result.events for token in event.token_ids]
         assert first == [expected[emitted]]
-        mine = target.reserve(len(blocks))
+        mine = must(target.reserve(len(blocks)))
         target._cache.tensor[mine] = source._cache.tensor[blocks]
         source.free(blocks)
         target.adopt(
@@ -84,7 +85,7 @@ def test_handed_over_at_each_token(options):
         assert tokens_of(run(target)["me"]) == expected[emitted + 1 :]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_random_storms_end_each_request_once_with_its_own_tokens(seed):
     """Adds, aborts, offers, loads: every request that is not aborted ends in exactly one event."""
@@ -95,7 +96,7 @@ def test_random_storms_end_each_request_once_with_its_own_tokens(seed):
         enable_prefix_caching=rng.random() < 0.7,
     )
     running: dict[str, object] = {}
-    events: dict[str, list] = {}
+    events: dict[str, list[TokenEvent]] = {}
     ended: list[str] = []
     held: list[list[int]] = []
 
@@ -111,7 +112,7 @@ def test_random_storms_end_each_request_once_with_its_own_tokens(seed):
                 running.pop(event.request_id)
 
     done = []
-    for i in range(40):
+    for i in range(30):
         action, request = rng.random(), a_request(f"r{i}", rng)
         if action < 0.5:
             engine.add(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from tests.common.engine.standin_model import make_request
 VOCAB = 500
 EOS = 7
 CPU = torch.device("cpu")
+NO_IDS = torch.LongTensor()  # what these processors ignore
 
 
 def logits_of(rows, vocab=VOCAB, seed=0, scale=3.0):
@@ -62,7 +64,7 @@ def edited(row, sequence):
 def test_top_k_keeps_what_transformers_keeps():
     x = logits_of(6)
     ks = [1, 2, 17, 100, VOCAB, VOCAB + 9]
-    expected = [TopKLogitsWarper(k)(None, row[None])[0] for k, row in zip(ks, x, strict=True)]
+    expected = [TopKLogitsWarper(k)(NO_IDS, row[None])[0] for k, row in zip(ks, x, strict=True)]
     assert torch.equal(keep_top_k(x, torch.tensor(ks)), torch.stack(expected))
 
 
@@ -70,14 +72,14 @@ def test_top_k_keeps_what_transformers_keeps():
 def test_top_p_keeps_what_transformers_keeps(scale):
     x = logits_of(5, vocab=3 * TOP_P_CANDIDATES, scale=scale)
     ps = [0.01, 0.3, 0.7, 0.95, 0.999]
-    expected = [TopPLogitsWarper(p)(None, row[None])[0] for p, row in zip(ps, x, strict=True)]
+    expected = [TopPLogitsWarper(p)(NO_IDS, row[None])[0] for p, row in zip(ps, x, strict=True)]
     assert torch.equal(keep_top_p(x, torch.tensor(ps)), torch.stack(expected))
 
 
 def test_min_p_keeps_what_transformers_keeps():
     x = logits_of(4)
     ps = [0.001, 0.05, 0.5, 1.0]
-    expected = [MinPLogitsWarper(p)(None, row[None])[0] for p, row in zip(ps, x, strict=True)]
+    expected = [MinPLogitsWarper(p)(NO_IDS, row[None])[0] for p, row in zip(ps, x, strict=True)]
     assert torch.equal(keep_min_p(x, torch.tensor(ps)), torch.stack(expected))
 
 
@@ -157,9 +159,9 @@ def test_draws_follow_the_distribution(sampling):
     row = logits_of(1, vocab, seed=3, scale=1.0)
     x = row / sampling.get("temperature", 1.0)
     if "top_k" in sampling:
-        x = TopKLogitsWarper(sampling["top_k"])(None, x)
+        x = TopKLogitsWarper(sampling["top_k"])(NO_IDS, x)
     if "top_p" in sampling:
-        x = TopPLogitsWarper(sampling["top_p"])(None, x)
+        x = TopPLogitsWarper(sampling["top_p"])(NO_IDS, x)
     expected = x.double().softmax(-1)[0].numpy() * draws
     sequences = [
         sequence_of(seed=seed, **({"temperature": 1.0} | sampling)) for seed in range(draws)
@@ -207,7 +209,7 @@ def test_logprobs_are_of_the_raw_logits():
 
 # --- rows do not know each other -----------------------------------------------------------------
 
-STORM = [
+STORM: list[dict[str, Any]] = [
     {},
     {"temperature": 1.0},
     {"temperature": 0.7, "top_p": 0.9, "seed": 5},

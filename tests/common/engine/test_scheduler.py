@@ -13,7 +13,7 @@ from common.engine.interface import EngineSettings
 from common.engine.prefix import PrefixHasher
 from common.engine.scheduler import Plan, Scheduler
 from common.engine.sequence import Sequence, Stage
-from tests.common.engine.standin_model import make_request
+from tests.common.engine.standin_model import make_request, must
 
 BLOCK = 4
 
@@ -177,7 +177,7 @@ def test_reservations_leave_room_for_who_waits():
 def test_alone_and_out_of_blocks_it_waits_for_holds_to_end():
     world = World(num_blocks=4)
     world.add("a", num_prompt=4, max_tokens=9)
-    loan = world.pool.reserve(3, "load")
+    loan = must(world.pool.reserve(3, "load"))
     assert chunks(world.step()) == {"a": 4}
     plan = world.step()
     assert not plan.chunks
@@ -257,7 +257,7 @@ def test_random_workloads_always_finish(seed, num_blocks, max_num_seqs, spare_bu
 
 def test_a_stream_of_loads_cannot_starve_a_waiting_sequence():
     world = World(num_blocks=6)
-    loans = [world.pool.reserve(2, "load") for _ in range(3)]
+    loans = [must(world.pool.reserve(2, "load")) for _ in range(3)]
     world.add("a", num_prompt=20, max_tokens=2)
     for turn in range(10):
         world.step()
@@ -266,7 +266,7 @@ def test_a_stream_of_loads_cannot_starve_a_waiting_sequence():
         if loans:
             world.pool.free(loans.pop())
         if world.scheduler.can_reserve(2):
-            loans.append(world.pool.reserve(2, f"load-{turn}"))
+            loans.append(must(world.pool.reserve(2, f"load-{turn}")))
     assert world.finished == ["a"]
 
 
