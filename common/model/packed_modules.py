@@ -58,7 +58,10 @@ class BareStack:
 
 
 def pack_modules(model: nn.Module, head: nn.Module) -> None:
-    """Replace, in place, every weight that is multiplied with; `head` answers in float32."""
+    """Replace, in place, every weight that is multiplied with; `head` answers in float32.
+
+    What remains (embeddings, norms) is copied: it may lie in a mapped file that others can change.
+    """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
@@ -68,6 +71,8 @@ def pack_modules(model: nn.Module, head: nn.Module) -> None:
                 setattr(module, name, PackedLinear(pack(child.weight.t(), child.bias)))
             elif not isinstance(child, nn.Embedding) and "Norm" not in type(child).__name__:
                 _pack_bare(child)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _pack_bare(module: nn.Module) -> None:

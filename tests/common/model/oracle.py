@@ -43,11 +43,14 @@ def oracle_logits(model: Any, tokens: list[int]) -> Tensor:
     return out.float()
 
 
-def oracle_greedy(model: Any, prompt: list[int], count: int) -> list[int]:
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(int(oracle_logits(model, tokens)[-1].argmax()))
-    return tokens[len(prompt) :]
+def oracle_greedy(model: Any, prompt: list[int], generated: list[int]) -> list[int]:
+    """What the oracle would choose at each step while it has chosen `generated` so far.
+
+    Equal to `generated` if and only if that is the oracle's own greedy continuation.
+    """
+    choices = oracle_logits(model, prompt + generated).argmax(-1)[len(prompt) - 1 : -1]
+    found: list[int] = choices.tolist()
+    return found
 
 
 def random_tokens(count: int, vocab_size: int, seed: int) -> list[int]:

@@ -85,11 +85,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module", params=CASES)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """(transformers model, our model) with the same weights."""
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """(transformers model, the directory it was saved to)"""
     architecture, settings = CASES[request.param]
     oracle = make_model(architecture, SMALL | settings)
-    path = save(oracle, tmp_path_factory.mktemp("model"))
+    return oracle, save(oracle, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def pair(saved: tuple[Any, Path]):
+    """(transformers model, our model) with the same weights."""
+    oracle, path = saved
     return oracle, load_model(path, device=CPU)
 
 
@@ -118,7 +124,23 @@ def test_logits_in_a_mixed_batch_with_a_prefix_hit(pair: tuple[Any, CausalLM]):
 def test_greedy_tokens(pair: tuple[Any, CausalLM]):
     oracle, model = pair
     prompt = random_tokens(11, 101, seed=5)
-    assert PagedDriver(model).greedy(prompt, 64) == oracle_greedy(oracle, prompt, 64)
+    generated = PagedDriver(model).greedy(prompt, 64)
+    assert generated == oracle_greedy(oracle, prompt, generated)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_logits_do_not_depend_on_the_batch(saved: tuple[Any, Path], dtype: str):
+    """Bit for bit: alone, cut otherwise, in other blocks of another size, beside others."""
+    model = load_model(saved[1], dtype=dtype, device=CPU)
+    tokens = random_tokens(90, 101, seed=1)
+    alone = PagedDriver(model).run(tokens, [90])
+    chunked = PagedDriver(model, seed=1, block_size=8).run(tokens, [1, 30, 7, 50, 1, 1])
+    driver = PagedDriver(model, seed=2)
+    other, same = driver.add(random_tokens(50, 101, seed=2)), driver.add(tokens)
+    driver.step([(other, 20)])
+    beside = torch.cat([driver.step([(other, 10), (same, n)])[1] for n in (40, 1, 49)])
+    assert torch.equal(alone, chunked)
+    assert torch.equal(alone, beside)
 
 
 def test_only_the_wanted_rows_have_logits(pair: tuple[Any, CausalLM]):
