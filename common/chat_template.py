@@ -76,10 +76,10 @@ class ChatTemplate:
         )
         return _cut(text) if continue_final_message else text
 
-    def probe(self) -> None:
+    def probe(self, deadline_s: float = DEADLINE_S) -> None:
         """Raise TemplateRefused if the template runs away on the smallest conversation."""
         try:
-            self.render([{"role": "user", "content": "Hi"}])
+            self.render([{"role": "user", "content": "Hi"}], deadline_s=deadline_s)
         except BadRequest as error:
             if isinstance(error.__cause__, TemplateRefused):
                 raise error.__cause__ from None
