@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -25,6 +25,7 @@ from common.wire import KVHandle
 from kv_transfer import messages as m
 from kv_transfer.claim import Claim
 from kv_transfer.copier import Copier
+from kv_transfer.counters import as_object
 from kv_transfer.identity import KVIdentity, mismatch
 from kv_transfer.producer_link import ProducerLink
 from kv_transfer.region import KVRegion
@@ -110,7 +111,7 @@ class KVConsumer:
 
     def snapshot(self) -> dict[str, Any]:
         """Counters and gauges as one flat object."""
-        return asdict(self.counters) | {
+        return as_object(self.counters) | {
             "transfers_pending": self.num_transfers,
             "blocks_quarantined": self._copier.num_quarantined,
             "peers": len(self._links),

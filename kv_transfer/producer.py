@@ -15,13 +15,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import LayoutMismatch, LeaseExpired, PeerLost, TransferError
 from common.rpc import Listener
 from common.wire import Decoder, KVHandle, Message
 from kv_transfer import messages as m
+from kv_transfer.counters import as_object
 from kv_transfer.identity import KVIdentity, mismatch
 from kv_transfer.lease import Ended, LeaseTable, Offer, State
 from kv_transfer.publisher import Batch, FilledBlocks, Publisher
@@ -166,7 +167,7 @@ class KVProducer:
 
     def snapshot(self) -> dict[str, Any]:
         """Counters and gauges as one flat object."""
-        return asdict(self.counters) | {
+        return as_object(self.counters) | {
             "leases": self.num_leases,
             "blocks_held": self.num_blocks_held,
             "transfers_pending": self.num_transfers,
