@@ -17,10 +17,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from scripts.supervise import Child, start, stop
 from scripts.topology import ProcessPlan
@@ -44,6 +46,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def skip_without(connector: str) -> None:
+    """Skip the test if the connector's package is not here."""
+    if connector == "nixl" and not any(map(find_spec, ("nixl_cu13", "nixl_cu12", "nixl"))):
+        pytest.skip("the nixl package is not installed")
 
 
 @dataclass

@@ -6,7 +6,7 @@ import contextlib
 import aiohttp
 import pytest
 
-from tests.e2e.cluster import cluster
+from tests.e2e.cluster import cluster, skip_without
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -35,11 +35,7 @@ async def hang_up_after(made, delay_s, tokens):
 
 @pytest.mark.parametrize("connector", ["shm", "nixl", "shared_storage"])
 def test_hang_ups_at_every_stage_free_all_blocks(connector, tmp_path):
-    if connector == "nixl":
-        from kv_transfer.transport.nixl import find_nixl
-
-        if find_nixl() is None:
-            pytest.skip("the nixl package is not installed")
+    skip_without(connector)
 
     async def body():
         options = {"connector": connector, "arguments": ARGUMENTS}

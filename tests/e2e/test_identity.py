@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from tests.e2e.cluster import cluster
+from tests.e2e.cluster import cluster, skip_without
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -72,11 +72,7 @@ def oracle(request, tmp_path_factory):
 @pytest.mark.parametrize("connector", ["shm", "nixl", "shared_storage"])
 def test_tokens_are_those_of_one_instance(connector, oracle, tmp_path):
     dtype, expected = oracle
-    if connector == "nixl":
-        from kv_transfer.transport.nixl import find_nixl
-
-        if find_nixl() is None:
-            pytest.skip("the nixl package is not installed")
+    skip_without(connector)
 
     async def body():
         arguments = (*ARGUMENTS, "--dtype", dtype)
