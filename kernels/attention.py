@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.native_library import DTYPE_CODES, int64_array, library, library_for
+
 _QUERIES = 16  # queries per tile of the torch face
 _KEYS = 128  # keys per tile of the torch face
 
@@ -39,17 +41,56 @@ def paged_attention(
     softcap:           scores become softcap * tanh(scores / softcap)
     returns            [tokens, heads, head_dim], contiguous
     """
-    return paged_attention_torch(
-        query,
-        k_cache,
-        v_cache,
-        block_tables,
-        cu_seqlens,
-        context_lens,
+    face = _paged_attention_native if _is_native(query, k_cache, v_cache) else paged_attention_torch
+    batch = (query, k_cache, v_cache, block_tables, cu_seqlens, context_lens)
+    return face(*batch, scale, window, softcap)
+
+
+def _is_native(query: Tensor, k_cache: Tensor, v_cache: Tensor) -> bool:
+    """Depends on the model's shape alone, so one model never meets both faces."""
+    is_alike = query.dtype == k_cache.dtype == v_cache.dtype and query.shape[2] % 2 == 0
+    return is_alike and library_for(query, k_cache, v_cache) is not None
+
+
+def _paged_attention_native(
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    cu_seqlens: Tensor,
+    context_lens: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    native = library()
+    assert native is not None
+    if query.stride(2) != 1:
+        query = query.contiguous()
+    _, kv_heads, block_size, head_dim = k_cache.shape
+    tables = block_tables.to(torch.int32).contiguous()
+    starts = cu_seqlens.to(torch.int32).contiguous()
+    contexts = context_lens.to(torch.int32).contiguous()
+    out = torch.empty(query.shape, dtype=query.dtype)
+    native.xpyd_attention(
+        DTYPE_CODES[query.dtype],
+        query.data_ptr(),
+        *query.stride()[:2],
+        k_cache.data_ptr(),
+        int64_array(*k_cache.stride()[:3]),
+        v_cache.data_ptr(),
+        int64_array(*v_cache.stride()[:3]),
+        tables.data_ptr(),
+        tables.stride(0),
+        starts.data_ptr(),
+        contexts.data_ptr(),
+        int64_array(len(contexts), query.shape[1], kv_heads, head_dim, block_size),
         scale,
-        window,
-        softcap,
+        window or 0,
+        softcap or 0.0,
+        out.data_ptr(),
     )
+    return out
 
 
 def paged_attention_torch(

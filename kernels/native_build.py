@@ -22,7 +22,7 @@ SOURCES = Path(__file__).parent / "native"
 FLAGS = [
     *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"),
     # A product and a sum are fused where the source says so and nowhere else; see native/simd.h.
-    *("-ffp-contract=off", "-fno-math-errno"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing"),
 ]
 _COMPILE_TIMEOUT_S = 180.0
 

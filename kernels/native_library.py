@@ -14,7 +14,7 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,13 +24,15 @@ from kernels.native_build import BuildError, build
 _logger = logging.getLogger(__name__)
 
 _I, _L, _F, _P = ctypes.c_int, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+_A = ctypes.POINTER(_L)
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "xpyd_isa": (ctypes.c_char_p, []),
     "xpyd_set_num_threads": (None, [_I]),
     "xpyd_num_threads": (_I, []),
     "xpyd_linear_bytes": (_L, [_I, _L, _L]),
     "xpyd_linear_pack": (None, [_I, _P, _L, _L, _L, _P]),
     "xpyd_linear": (None, [_I, _I, _P, _L, _L, _L, _P, _P, _P]),
+    "xpyd_attention": (None, [_I, _P, _L, _L, _P, _A, _P, _A, _P, _L, _P, _P, _A, _F, _L, _F, _P]),
 }
 
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # as in native/simd.h
@@ -73,6 +75,11 @@ def library_for(*tensors: Tensor) -> ctypes.CDLL | None:
         if tensor.device.type != "cpu" or tensor.dtype not in DTYPE_CODES:
             return None
     return library()
+
+
+def int64_array(*values: int) -> ctypes.Array[ctypes.c_int64]:
+    """For the arguments declared as arrays."""
+    return (_L * len(values))(*values)
 
 
 def status() -> Status:

@@ -55,7 +55,7 @@ struct DotOf { typedef Singles<T> type; };
 
 // out[r, p * NR + c] (+)= sum over steps of a[r, step] * panel p[step, c]
 template <class Dot, int ROWS, int PANELS>
-static void multiply(const typename Dot::a_type* a, int64_t lda, const typename Dot::b_type* b,
+__attribute__((noinline)) static void multiply(const typename Dot::a_type* a, int64_t lda, const typename Dot::b_type* b,
                      int64_t panel_size, int64_t steps, float* out, int64_t ldo, bool accumulate) {
   vf sum[ROWS][2 * PANELS];
 #pragma GCC unroll 16
@@ -86,7 +86,7 @@ static void multiply(const typename Dot::a_type* a, int64_t lda, const typename 
 
 // The same for a number of rows known at run time, at most MR.
 template <class Dot, int ROWS = MR>
-static void multiply_rows(int rows, const typename Dot::a_type* a, int64_t lda,
+__attribute__((noinline)) static void multiply_rows(int rows, const typename Dot::a_type* a, int64_t lda,
                           const typename Dot::b_type* b, int64_t steps, float* out, int64_t ldo,
                           bool accumulate) {
   if (rows == ROWS) {

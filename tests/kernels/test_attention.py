@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from kernels import native_library
 from kernels.attention import paged_attention, paged_attention_torch
 
 FACES = [paged_attention, paged_attention_torch]
@@ -124,14 +125,19 @@ def test_every_decode_step_equals_its_prefill_row(face):
 def test_batch_mates_threads_and_block_ids_leave_no_trace(face, dtype, count):
     lengths, starts = [150, 33, 97, 1, 64], [149, 0, 60, 0, 63]
     cases = [Case(n, 6, 2, 32, dtype, seed=n) for n in lengths]
-    torch.set_num_threads(1)
+    set_threads(1)
     alone = [case.attend(face, s, case.length) for case, s in zip(cases, starts, strict=True)]
-    torch.set_num_threads(count)
+    set_threads(count)
     try:
         mixed = attend_together(cases, starts, face)
     finally:
-        torch.set_num_threads(2)
+        set_threads(2)
     assert torch.equal(mixed, torch.cat(alone))
+
+
+def set_threads(count):
+    torch.set_num_threads(count)
+    native_library.set_num_threads(count)
 
 
 def attend_together(cases, starts, face):
@@ -163,3 +169,21 @@ def test_query_may_be_a_strided_view(face):
     wide[:, 2:6] = case.query
     case.query = wide[:, 2:6]
     assert torch.equal(case.attend(face, 0, 20), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("window", [None, 4100])
+def test_long_context_shared_among_threads(dtype, window):
+    """Past the border where sums start anew: in a chunk on one thread, alone on three."""
+    case = Case(8300, 2, 1, 16, dtype)
+    set_threads(1)
+    chunk = case.attend(paged_attention, 8120, 8300, window=window)
+    set_threads(3)
+    try:
+        for p in (8120, 8191, 8192, 8193, 8299):
+            alone = case.attend(paged_attention, p, p + 1, block_size=32, window=window)
+            assert torch.equal(alone[0], chunk[p - 8120]), p
+    finally:
+        set_threads(2)
+    reference = case.attend(paged_attention_torch, 8298, 8300, window=window)
+    assert (reference.float() - chunk[-2:].float()).abs().max() < TOLERANCE[dtype]
