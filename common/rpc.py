@@ -108,12 +108,16 @@ class Link:
         self._socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError:
+            self._socket.close(linger=0)
+            raise
         loop = asyncio.get_running_loop()
         self._watcher: asyncio.Task[None] | None = None
         if on_disconnect is not None:
             self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
             self._watcher = loop.create_task(_watch(self._monitor, on_disconnect))
-        self._socket.connect(endpoint)
         self.refused = 0
         self.failed = 0
         self._task = loop.create_task(self._receive())

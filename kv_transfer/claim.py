@@ -36,6 +36,8 @@ class Claim:
     # --- what the producer says --------------------------------------------------------------
 
     def on_message(self, message: Any) -> None:
+        if self.finished is not None:
+            return  # for example the refusal of a heartbeat that crossed it
         try:
             match message:
                 case m.Opened():
@@ -85,7 +87,8 @@ class Claim:
     # --- failing and waiting -----------------------------------------------------------------
 
     def fail(self, error: TransferError) -> None:
-        if not self.failed.done():
+        """Nothing happens after the end, which is the first failure or the confirmation."""
+        if not self.failed.done() and self.finished is None:
             self.failed.set_result(error)
         self._news.set()
 

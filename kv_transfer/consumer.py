@@ -121,7 +121,7 @@ class KVConsumer:
     async def close(self) -> None:
         """Fail what is still being fetched, let go of all producers. Idempotent."""
         for key in list(self._links):
-            self._drop(key)
+            self._drop(key, self._links[key])
         await asyncio.gather(*self._closing)
         self._copier.close()
         await asyncio.to_thread(self._transport.close)
@@ -146,7 +146,7 @@ class KVConsumer:
         link = self._links.get(key)
         if link is None or link.is_lost:
             if link is not None:
-                self._drop(key)
+                self._drop(key, link)
             try:
                 link = ProducerLink(handle.side_channel, self._silence_s)
             except zmq.ZMQError:
@@ -169,12 +169,15 @@ class KVConsumer:
         if link.claims or self._links.get(key) is not link:
             return
         if link.is_lost:
-            self._drop(key)
+            self._drop(key, link)
         else:
-            link.when_idle(IDLE_S, lambda: self._drop(key))
+            link.when_idle(IDLE_S, lambda: self._drop(key, link))
 
-    def _drop(self, key: tuple[str, str]) -> None:
-        task = asyncio.get_running_loop().create_task(self._links.pop(key).close())
+    def _drop(self, key: tuple[str, str], link: ProducerLink) -> None:
+        if self._links.get(key) is not link:
+            return
+        del self._links[key]
+        task = asyncio.get_running_loop().create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

@@ -1,8 +1,10 @@
 """The consumer's connection to one producer: its side channel, heartbeats for its claims, its
 memory.
 
-Beats only while there are claims. Silence is counted in beats that brought no answer, not in wall
-time: a consumer whose own event loop stood still does not take that for the producer's death.
+A connection that breaks ends its claims at once, since messages may be lost and what comes next may
+be another process. Beats only while there are claims. Silence is counted in beats that brought no
+answer, not in wall time: a consumer whose own event loop stood still does not take that for the
+producer's death.
 """
 
 from __future__ import annotations
@@ -32,12 +34,14 @@ class ProducerLink:
         self._has_answered = False
         self._beats: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
+        self._on_idle: Callable[[], None] = lambda: None
         self._peer: asyncio.Future[Peer] | None = None
         self._link = Link(
             endpoint,
             Decoder(m.ToConsumer, m.MAX_KV_MESSAGE_BYTES),
             self._on_message,
             max_bytes=m.MAX_KV_MESSAGE_BYTES,
+            on_disconnect=self._lose,
         )
 
     @property
@@ -68,8 +72,9 @@ class ProducerLink:
         return self._peer
 
     def when_idle(self, after_s: float, then: Callable[[], None]) -> None:
-        """Call `then` unless a claim is opened within that time."""
+        """Call `then` unless a claim is opened within that time; at once if the producer dies."""
         self._idle = asyncio.get_running_loop().call_later(after_s, then)
+        self._on_idle = then
 
     def _on_message(self, message: Any) -> None:
         self._has_answered = True
@@ -98,6 +103,9 @@ class ProducerLink:
 
     def _lose(self) -> None:
         self.is_lost = True
+        if self._idle is not None:
+            self._not_idle()
+            self._on_idle()
         for claim in self.claims.values():
             claim.fail(PeerLost("the producer has stopped answering"))
 
