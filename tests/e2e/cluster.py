@@ -63,6 +63,7 @@ class Cluster:
     registry_port: int = field(default_factory=free_port)
     proxy: Child | None = None
     instances: list[Child] = field(default_factory=list)
+    started: list[Child] = field(default_factory=list)  # everything, dead ones too
     session: aiohttp.ClientSession = field(init=False)
 
     def of(self, role: str) -> list[Child]:
@@ -102,7 +103,9 @@ class Cluster:
         argv = [sys.executable, "-m", "scripts.cli", *arguments]
         log = self.directory / f"{name}-{port}.log"
         url = f"http://127.0.0.1:{port}"
-        return start(ProcessPlan(name, role, url, argv, {"HF_HUB_OFFLINE": "1"}, log))  # type: ignore[arg-type]
+        child = start(ProcessPlan(name, role, url, argv, {"HF_HUB_OFFLINE": "1"}, log))  # type: ignore[arg-type]
+        self.started.append(child)
+        return child
 
     async def healthy(self, *children: Child, timeout_s: float = START_S) -> None:
         """Wait until each answers 200; default: all."""
@@ -217,5 +220,4 @@ async def cluster(
         yield made
     finally:
         await made.session.close()
-        children = [*([made.proxy] if made.proxy else []), *made.instances]
-        await stop(children, deadline_s=10.0)
+        await stop(made.started, deadline_s=10.0)
