@@ -61,7 +61,7 @@ class Links:
         self._on_lost = on_lost
         self._on_tick = on_tick
         self._links: dict[str, Link] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._session: aiohttp.ClientSession | None = None
         self._ticker: asyncio.Task[None] | None = None
 
@@ -94,7 +94,13 @@ class Links:
             elif isinstance(effect, Lost):
                 self._on_lost(effect.instance_id, effect.reason)
             elif isinstance(effect, Poll):
-                self._spawn(self._poll(effect.address))
+                self._spawn(self.poll(effect.address))
+
+    async def poll(self, address: str) -> str:
+        """Ask who is there. Returns a complaint, "" if an instance answered."""
+        answer = await self._ask(address)
+        self.apply(self.membership.polled(address, answer, time.monotonic()))
+        return answer if isinstance(answer, str) else ""
 
     async def close(self) -> None:
         if self._ticker is not None:
@@ -167,10 +173,6 @@ class Links:
                 log.exception("tick failed")
             await asyncio.sleep(TICK_S)
 
-    async def _poll(self, address: str) -> None:
-        answer = await self._ask(address)
-        self.apply(self.membership.polled(address, answer, time.monotonic()))
-
     async def _ask(self, address: str) -> InstanceInfo | str:
         """Who is at `address`, or why nobody is."""
         assert self._session is not None
@@ -190,6 +192,6 @@ class Links:
             return f"does not answer ({type(error).__name__})"
 
     def _spawn(self, work: Any) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

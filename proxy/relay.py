@@ -90,6 +90,8 @@ class Fleet:
         self.membership = membership or Membership()
         self.counts = Counts()
         self.is_draining = False
+        self.idle = asyncio.Event()  # set while no request is in flight
+        self.idle.set()
         self.links = Links(
             self.membership,
             proxy_id=self.proxy_id,
@@ -159,6 +161,11 @@ class Fleet:
     @property
     def num_in_flight(self) -> int:
         return self._num_in_flight
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests in flight that no instance works on."""
+        return sum(f.machine.phase is Phase.WAITING for f in self._flights.values())
 
     def num_assigned(self, instance_id: str) -> int:
         """Requests of ours that this instance works on."""
@@ -281,12 +288,15 @@ class Fleet:
         flight = Flight(machine, self.served_model(), turn, now, wire_id=request.request_id)
         self._flights[request.request_id] = flight
         self._num_in_flight += 1
+        self.idle.clear()
         self.counts.requests += 1
         return flight
 
     def _on_end(self, flight: Flight, end: End) -> None:
         self._flights.pop(flight.wire_id, None)
         self._num_in_flight -= 1
+        if not self._num_in_flight:
+            self.idle.set()
         flight.error = flight.error or end.error
         if end.error is None:
             has_finish = bool(flight.outbox) and flight.outbox[-1].finish_reason is not None

@@ -1,0 +1,143 @@
+"""The proxy's own pages: status for everybody who may use the API, changes for its administrator.
+
+Changes are POST only and need the administrator's key, as `Authorization: Bearer KEY` or
+`x-api-key`. A proxy that was started without such a key refuses them (403).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from common.api.body import read_object
+from common.api.errors import HttpError
+from common.api.settings import ApiSettings
+from common.config import parse_address
+from common.errors import BadRequest, ConfigError, InvalidApiKey, PermissionDenied
+from proxy.page import PAGE
+from proxy.relay import Fleet
+from proxy.status import describe_fleet, describe_instances
+
+ADD, REMOVE, DRAIN = "/instances/add", "/instances/remove", "/instances/drain"
+ADMIN_PATHS = frozenset((ADD, REMOVE, DRAIN))
+_PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+        "script-src 'unsafe-inline'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def add_pages(app: FastAPI, fleet: Fleet) -> None:
+    async def status(request: Request) -> Response:
+        return JSONResponse(describe_fleet(fleet))
+
+    async def instances(request: Request) -> Response:
+        return JSONResponse({"instances": describe_instances(fleet)})
+
+    async def page(request: Request) -> Response:
+        return HTMLResponse(PAGE, headers=_PAGE_HEADERS)
+
+    for path, endpoint in (("/status", status), ("/instances", instances), ("/", page)):
+        app.add_api_route(path, endpoint, methods=["GET"], include_in_schema=False)
+
+
+def add_admin(app: FastAPI, fleet: Fleet, settings: ApiSettings, admin_key: str) -> None:
+    actions: dict[str, Callable[[Fleet, dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+        ADD: _add,
+        REMOVE: _remove,
+        DRAIN: _drain,
+    }
+
+    async def act(request: Request) -> Response:
+        _check_key(request, admin_key)
+        body = await read_object(request, settings)
+        return JSONResponse(await actions[request.url.path](fleet, body))
+
+    for path in actions:
+        app.add_api_route(path, act, methods=["POST"], include_in_schema=False)
+
+
+async def _add(fleet: Fleet, body: dict[str, Any]) -> dict[str, Any]:
+    """`{"instance": "host:port"}`: its HTTP side is asked until it answers."""
+    address = _text(body, "instance")
+    try:
+        parse_address("instance", address)
+        fleet.membership.watch(address, "admin")
+    except (ConfigError, ValueError) as error:
+        raise BadRequest(str(error), "instance") from None
+    complaint = await fleet.links.poll(address)
+    target = fleet.membership.targets.get(address)
+    found = target.instance_id if target else ""
+    return {"instance": address, "id": found or None, "complaint": complaint or None}
+
+
+async def _remove(fleet: Fleet, body: dict[str, Any]) -> dict[str, Any]:
+    """`{"instance": id or "host:port"}`: its requests move to others."""
+    name = _text(body, "instance")
+    if name in fleet.membership.targets and not _find(fleet, name):
+        del fleet.membership.targets[name]
+        return {"instance": name, "id": None}
+    instance_id = _find_or_raise(fleet, name)
+    fleet.links.apply(fleet.membership.remove(instance_id))
+    return {"instance": name, "id": instance_id}
+
+
+async def _drain(fleet: Fleet, body: dict[str, Any]) -> dict[str, Any]:
+    """`{"instance": id or "host:port", "drain": true}`: nothing new is sent to it; false undoes."""
+    wanted = body.get("drain", True)
+    if not isinstance(wanted, bool):
+        raise BadRequest("drain: must be true or false", "drain")
+    name = _text(body, "instance")
+    instance_id = _find_or_raise(fleet, name)
+    fleet.membership.drain(instance_id, wanted)
+    left = fleet.num_assigned(instance_id)
+    return {"instance": name, "id": instance_id, "draining": wanted, "requests": left}
+
+
+def _find(fleet: Fleet, name: str) -> str | None:
+    """An instance by its id, or by the host:port of its HTTP side."""
+    if name in fleet.membership.members:
+        return name
+    for instance_id, member in fleet.membership.members.items():
+        if member.info.url == f"http://{name}":
+            return instance_id
+    target = fleet.membership.targets.get(name)
+    return target.instance_id if target and target.instance_id in fleet.membership.members else None
+
+
+def _find_or_raise(fleet: Fleet, name: str) -> str:
+    instance_id = _find(fleet, name)
+    if instance_id is None:
+        raise HttpError(404, "not_found", "there is no such instance; see GET /instances")
+    return instance_id
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= 256:
+        raise BadRequest(f"{name}: must be a text of 1 to 256 characters", name)
+    return value
+
+
+def _check_key(request: Request, admin_key: str) -> None:
+    """Constant time in the key. Raises PermissionDenied or InvalidApiKey."""
+    if not admin_key:
+        raise PermissionDenied("the admin API is off; set ADMIN_API_KEY for the proxy to use it")
+    given = request.headers.get("x-api-key", "")
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        given = bearer.strip()
+    if not hmac.compare_digest(_digest(given), _digest(admin_key)):
+        raise InvalidApiKey("this needs the administrator's key")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

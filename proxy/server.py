@@ -1,0 +1,152 @@
+"""The proxy process: settings in, exit status out. Puts the parts together and knows no protocol.
+
+bind ports ─▶ fleet and app ─▶ serve ─▶ signal: refuse new, finish running ─▶ close
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+import uvloop
+import zmq
+from fastapi import FastAPI
+
+from common.api.app import create_app
+from common.api.settings import ApiSettings
+from common.errors import ConfigError
+from common.http_server import bind, serve_app, url_of
+from common.metrics import Metrics
+from common.version import VERSION
+from proxy.admin import ADMIN_PATHS, add_admin, add_pages
+from proxy.choreography import Limits
+from proxy.membership import Membership, Timing
+from proxy.policy import POLICIES
+from proxy.relay import Fleet
+from proxy.status import register_metrics
+from proxy.texts import Texts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    host: str = "127.0.0.1"
+    port: int = 8000
+    registry_host: str = "127.0.0.1"
+    registry_port: int | None = 30001  # 0: any free one; None: no registry
+    prefill: tuple[str, ...] = ()  # host:port of the HTTP side of instances
+    decode: tuple[str, ...] = ()
+    prefill_policy: str = "least_loaded"
+    decode_policy: str = "least_loaded"
+    max_queue: int = 1024  # requests in flight; beyond it 429
+    tokenizer: str = ""  # directory; default: the instances' model_path
+    api_keys: tuple[str, ...] = ()
+    admin_key: str = ""  # none: the admin API is off
+    access_log: Literal["off", "text", "json"] = "off"
+    metrics_prefix: str = "xpyd"
+    drain_s: float = 30.0  # that running requests get after the first signal
+    limits: Limits = Limits()
+    timing: Timing = Timing()
+
+    def __post_init__(self) -> None:
+        for name in (self.prefill_policy, self.decode_policy):
+            if name not in POLICIES:
+                raise ConfigError(f"unknown policy {name!r}; there are {', '.join(POLICIES)}")
+
+
+def run(settings: ProxySettings) -> int:
+    """Serve until SIGTERM or SIGINT; the process's exit status."""
+    return uvloop.run(serve(settings))
+
+
+async def serve(settings: ProxySettings) -> int:
+    """0 after a clean stop; 1, and one line on stderr, if it cannot start."""
+    try:
+        listener = bind(settings.host, settings.port)
+    except ConfigError as error:
+        return _cannot_start(error.message)
+    fleet = build_fleet(settings)
+    try:
+        fleet.start(_registry_endpoint(settings))
+    except zmq.ZMQError as error:
+        listener.close()
+        await fleet.close()
+        reason = os.strerror(error.errno or 0)
+        return _cannot_start(f"cannot listen on registry port {settings.registry_port}: {reason}")
+    log.info("proxy at %s", url_of(listener))
+    if fleet.links.registry is not None:
+        log.info("registry at %s", fleet.links.registry.endpoint)
+    try:
+        app = build_app(settings, fleet)
+        await serve_app(app, listener, drain=lambda: drain(fleet, settings.drain_s))
+    finally:
+        await fleet.close()
+    return 0
+
+
+def build_fleet(settings: ProxySettings) -> Fleet:
+    membership = Membership(timing=settings.timing)
+    for address in dict.fromkeys((*settings.prefill, *settings.decode)):
+        membership.watch(address, "static")
+    return Fleet(
+        membership,
+        limits=settings.limits,
+        max_in_flight=settings.max_queue,
+        prefill_policy=settings.prefill_policy,
+        decode_policy=settings.decode_policy,
+    )
+
+
+def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
+    """The HTTP side of a fleet that the caller starts and closes."""
+    texts = Texts(fleet, settings.tokenizer)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        preloading = asyncio.create_task(texts.preload())
+        yield
+        preloading.cancel()
+        await asyncio.gather(preloading, return_exceptions=True)
+
+    api = ApiSettings(
+        api_keys=settings.api_keys,
+        access_log=settings.access_log,
+        version=VERSION,
+        own_guard_paths=ADMIN_PATHS,
+    )
+    metrics = Metrics(settings.metrics_prefix)
+    app = create_app(fleet, texts, metrics, api, lifespan)
+    register_metrics(metrics, fleet)
+    add_pages(app, fleet)
+    add_admin(app, fleet, api, settings.admin_key)
+    return app
+
+
+async def drain(fleet: Fleet, drain_s: float) -> None:
+    """Refuse what is new; wait for what runs, but not for ever."""
+    fleet.is_draining = True
+    try:
+        await asyncio.wait_for(fleet.idle.wait(), drain_s)
+    except asyncio.TimeoutError:
+        log.warning("drain timed out with %d requests left", fleet.num_in_flight)
+
+
+def _registry_endpoint(settings: ProxySettings) -> str:
+    if settings.registry_port is None:
+        return ""
+    host = (
+        f"[{settings.registry_host}]" if ":" in settings.registry_host else settings.registry_host
+    )
+    return f"tcp://{host}:{settings.registry_port}"
+
+
+def _cannot_start(reason: str) -> int:
+    print(f"xpyd proxy: {reason}", file=sys.stderr)
+    return 1
