@@ -22,8 +22,7 @@ from kernels.linear import PackedWeight, linear, pack
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.rope import apply_rope
 
-# In some old checkpoints, and computed here; a tied head may be stored as well.
-IGNORABLE = ("rotary_emb.inv_freq",)
+IGNORABLE = ("rotary_emb.inv_freq",)  # stored in some old checkpoints; computed here
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,7 @@ def load_fallback(
     dtype = getattr(torch, spec.dtype)
     model = _random(path, dtype, seed) if load_format == "dummy" else _from_files(path, dtype)
     model = model.to(device).eval().requires_grad_(False)
+    model.config.pad_token_id = None  # no row is padding; transformers would look for it
     pack_modules(model, model.get_output_embeddings())
     loaded = TransformersModel(spec, model)
     try:
