@@ -11,7 +11,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,6 +90,7 @@ class Fleet:
         self.membership = membership or Membership()
         self.counts = Counts()
         self.is_draining = False
+        self.can_read: Callable[[], bool] = lambda: True  # is the front end ready, too?
         self.idle = asyncio.Event()  # set while no request is in flight
         self.idle.set()
         self.links = Links(
@@ -131,7 +132,7 @@ class Fleet:
         return [ModelCard(model, min(lengths), self._created)] if lengths else []
 
     def is_ready(self) -> bool:
-        if self.is_draining:
+        if self.is_draining or not self.can_read():
             return False
         facts = RequestFacts(num_tokens=1)
         return not isinstance(self._choose(self.served_model(), "", facts), NoInstance)

@@ -107,13 +107,14 @@ def build_fleet(settings: ProxySettings) -> Fleet:
 def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
     """The HTTP side of a fleet that the caller starts and closes."""
     texts = Texts(fleet, settings.tokenizer)
+    fleet.can_read = texts.is_loaded
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        preloading = asyncio.create_task(texts.preload())
+        loading = asyncio.create_task(texts.keep_loaded())
         yield
-        preloading.cancel()
-        await asyncio.gather(preloading, return_exceptions=True)
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
 
     api = ApiSettings(
         api_keys=settings.api_keys,

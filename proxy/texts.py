@@ -1,4 +1,8 @@
-"""The text side of the served model: read where an instance says its model lies, and kept."""
+"""The text side of the served model: read where an instance says its model lies, and kept.
+
+Reading may take seconds (an old tokenizer format is converted), so it happens in a thread, as soon
+as there is a model; a request that is faster than that is asked to try again.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from proxy.relay import Fleet
 
 log = logging.getLogger(__name__)
 
-PRELOAD_S = 0.2
+LOOK_S = 0.1
 
 
 class Texts:
@@ -22,43 +26,44 @@ class Texts:
         self._fleet = fleet
         self._tokenizer = tokenizer
         self._loaded: dict[str, TextModel] = {}
-        self._failed: set[tuple[str, str]] = set()
+        self._failed: dict[tuple[str, str], str] = {}  # (model, path): why
 
     def __call__(self, model: str) -> TextModel:
-        """Raises Unavailable if no instance names a directory that can be read here."""
-        if model not in self._loaded:
-            for path in self._paths(model):
-                if self._load(model, path):
-                    break
-            else:
-                raise Unavailable(
-                    f"the tokenizer of {model!r} cannot be read here; start the proxy with "
-                    "--tokenizer DIR"
-                )
-        return self._loaded[model]
+        """Raises Unavailable while it is not there."""
+        if model in self._loaded:
+            return self._loaded[model]
+        if all((model, path) in self._failed for path in self._paths(model)):
+            raise Unavailable(
+                f"the tokenizer of {model!r} cannot be read here; start the proxy with "
+                "--tokenizer DIR"
+            )
+        raise Unavailable(f"the tokenizer of {model!r} is being read; try again")
 
-    async def preload(self) -> None:
-        """Read it off the event loop as soon as there is a model. Runs until cancelled."""
+    def is_loaded(self) -> bool:
+        return self._fleet.served_model() in self._loaded
+
+    async def keep_loaded(self) -> None:
+        """Read the served model's, whichever that is. Runs until cancelled."""
         while True:
             model = self._fleet.served_model()
-            if model and model not in self._loaded:
-                for path in self._paths(model):
-                    if (model, path) not in self._failed:
-                        await asyncio.to_thread(self._load, model, path)
-            await asyncio.sleep(PRELOAD_S)
+            for path in self._paths(model):
+                if model not in self._loaded and (model, path) not in self._failed:
+                    await asyncio.to_thread(self._load, model, path)
+            await asyncio.sleep(LOOK_S)
 
     def _paths(self, model: str) -> list[str]:
-        if self._tokenizer:
-            return [self._tokenizer]
         members = self._fleet.membership.members.values()
-        return list(dict.fromkeys(m.info.model_path for m in members if m.info.model == model))
+        paths = [m.info.model_path for m in members if m.info.model == model]
+        if self._tokenizer and paths:
+            return [self._tokenizer]
+        return list(dict.fromkeys(paths))
 
-    def _load(self, model: str, path: str) -> bool:
+    def _load(self, model: str, path: str) -> None:
         try:
+            if not Path(path).is_dir():
+                raise ConfigError("no such directory on this machine")
             self._loaded[model] = TextModel.load(Path(path))
         except ConfigError as error:
-            if (model, path) not in self._failed and len(self._failed) < 1024:
-                self._failed.add((model, path))
+            if len(self._failed) < 1024:
+                self._failed[model, path] = error.message
                 log.warning("the tokenizer of %r cannot be read: %s", model, error.message)
-            return False
-        return True

@@ -33,7 +33,7 @@ def model_dir(tmp_path_factory):
 
 
 @contextlib.asynccontextmanager
-async def proxy(*configs, **settings):
+async def proxy(*configs, ready=True, **settings):
     """Yields (HTTP client, fleet, instances)."""
     instances = [StandinInstance(config) for config in configs]
     for instance in instances:
@@ -42,12 +42,15 @@ async def proxy(*configs, **settings):
     chosen = ProxySettings(prefill=addresses, timing=FAST, registry_port=None, **settings)
     fleet = build_fleet(chosen)
     fleet.start()
-    transport = httpx.ASGITransport(build_app(chosen, fleet))
-    client = httpx.AsyncClient(transport=transport, base_url="http://proxy")
+    app = build_app(chosen, fleet)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://proxy")
     try:
-        if instances:
-            await until(lambda: sum(i.is_connected for i in members(fleet)) == len(instances))
-        yield client, fleet, instances
+        async with app.router.lifespan_context(app):
+            if instances:
+                await until(lambda: sum(i.is_connected for i in members(fleet)) == len(instances))
+                if ready:
+                    await until(fleet.can_read)
+            yield client, fleet, instances
     finally:
         await client.aclose()
         await fleet.close()
@@ -128,7 +131,9 @@ def test_a_full_proxy_says_429(model_dir):
 
 def test_an_unreadable_tokenizer_is_told_not_guessed():
     async def scenario():
-        async with proxy(Standin("both", model_path="/nowhere")) as (client, _, _):
+        async with proxy(Standin("both", model_path="/nowhere"), ready=False) as (client, _, _):
+            assert (await client.get("/health")).status_code == 503
+            await asyncio.sleep(0.3)
             refused = await client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1})
             assert refused.status_code == 503
             message = refused.json()["error"]["message"]
