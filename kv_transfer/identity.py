@@ -18,12 +18,14 @@ def mismatch(ours: str, theirs: str) -> str | None:
     if ours == theirs:
         return None
     left, right = _fields(ours), _fields(theirs)
+    if not left or not right:
+        return "differing kv_fingerprint"
     differing = [
         f"{name} ({left.get(name, 'absent')}, {right.get(name, 'absent')})"
         for name in sorted({*left, *right})
         if left.get(name) != right.get(name)
     ]
-    return "differing " + (", ".join(differing) if differing else "kv_fingerprint")
+    return "differing " + (", ".join(differing) or "kv_fingerprint")
 
 
 def _fields(fingerprint: str) -> dict[str, str]:

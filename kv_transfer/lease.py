@@ -213,9 +213,9 @@ class LeaseTable:
         offer = self._offers.get(name)
         if offer is not None and _same(offer.offer_id, offer_id):
             return offer
-        ended_id, state = self._tombstones.get(name, ("", State.ABORTED))
-        if _same(ended_id, offer_id):
-            raise _ended_error(state)
+        ended = self._tombstones.get(name)
+        if ended is not None and _same(ended[0], offer_id):
+            raise _ended_error(ended[1])
         raise TransferError("no such offer")
 
     def _claimed(self, claim: str, now: float) -> Offer:

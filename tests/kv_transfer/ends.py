@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import mmap
 import os
 import time
+import uuid
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from kv_transfer.config import KVTransferConfig
 from kv_transfer.connector import make_transport
@@ -18,7 +21,12 @@ from kv_transfer.consumer import KVConsumer
 from kv_transfer.identity import KVIdentity
 from kv_transfer.producer import KVProducer
 from kv_transfer.region import KVRegion
+from kv_transfer.transport import nixl
 
+NEEDS_NIXL = pytest.mark.skipif(
+    not any(importlib.util.find_spec(package) for package in nixl.PACKAGES),
+    reason="none of the packages nixl, nixl-cu13, nixl-cu12 is installed",
+)
 FINGERPRINT = "model=demo,dtype=float32,block_size=16"
 
 
@@ -76,8 +84,8 @@ class Pool:
         os.close(self.region.fd)
 
 
-def identity(name, incarnation="1", fingerprint=FINGERPRINT):
-    return KVIdentity(name, f"{name}-{incarnation}-{os.getpid()}", fingerprint)
+def identity(name, fingerprint=FINGERPRINT):
+    return KVIdentity(name, f"{name}-{uuid.uuid4().hex}", fingerprint)
 
 
 class Ends:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import LeaseExpired, TransferError
-from tests.kv_transfer.ends import ends, until
+from tests.kv_transfer.ends import NEEDS_NIXL, ends, until
 
-CONNECTORS = ["memory", "shm", "shared_storage"]
+CONNECTORS = ["memory", "shm", "shared_storage", pytest.param("nixl", marks=NEEDS_NIXL)]
 
 
 @pytest.fixture(params=CONNECTORS)

@@ -6,7 +6,8 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import settings, strategies as st
+from hypothesis import settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.errors import BadRequest, LeaseExpired, TransferError
