@@ -101,6 +101,7 @@ async def run_choice(
 ) -> AsyncGenerator[Piece, None]:
     """Run one sequence. A stop string ends it in the engine too; so does closing this generator."""
     observed.submitted()
+    is_over = False
     try:
         async with aclosing(client.generate(request)) as events:
             async for event in events:
@@ -108,10 +109,12 @@ async def run_choice(
                 observed.tokens(len(piece.token_ids))
                 if piece.finish_reason:
                     observed.finished(piece.finish_reason)
+                is_over = piece.finish_reason is not None
                 yield piece
-                if piece.finish_reason:
-                    return
-        raise XpydError("the engine ended the answer without a reason")
+                if is_over and event.finish_reason is None:
+                    return  # a stop string: the engine does not know yet
+        if not is_over:
+            raise XpydError("the engine ended the answer without a reason")
     except Exception:
         observed.finished("error")
         raise

@@ -95,6 +95,8 @@ class _Completion:
 
     async def complete(self) -> dict[str, Any]:
         answers = await collect(self._generation)
+        if self._ask.max_tokens == 0:
+            self._generation.usage.completion_tokens = 0  # the one that was made is not given
         choices: list[dict[str, Any]] = []
         for n, prompt in enumerate(self._generation.prompts):
             mine = answers[n * self._generation.choices_per_prompt :]
@@ -155,6 +157,8 @@ class _Completion:
             async for piece in pieces:
                 if data := self._chunks(piece):
                     yield data
+        if self._ask.max_tokens == 0:
+            self._generation.usage.completion_tokens = 0
         if self._with_usage:
             usage = self._generation.usage.body()
             yield event({**self._envelope, "choices": [], "usage": usage})

@@ -11,7 +11,7 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARS = 1024
@@ -117,7 +117,7 @@ class OpenAIFields(SamplingFields):
     return_tokens_as_token_ids: bool = False
     add_special_tokens: bool | None = None
     priority: int = Field(0, ge=-(1 << 31), lt=1 << 31)
-    cache_salt: Annotated[str, BeforeValidator(_salt)] = Field("", max_length=128)
+    cache_salt: Annotated[str, AfterValidator(_salt)] = Field("", max_length=128)
     request_id: str = Field("", max_length=256, description="a label for logs")
     user: str = ""
 
@@ -266,7 +266,7 @@ class GenerateRequest(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     priority: int = Field(0, ge=-(1 << 31), lt=1 << 31)
-    cache_salt: Annotated[str, BeforeValidator(_salt)] = Field("", max_length=128)
+    cache_salt: Annotated[str, AfterValidator(_salt)] = Field("", max_length=128)
 
 
 class AbortRequest(Body):

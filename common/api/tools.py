@@ -6,7 +6,7 @@
 
 The parser takes text as it comes and gives deltas; a whole answer is the sum of its deltas, so
 streamed and whole answers cannot differ. `arguments` are passed on as the model wrote them. A call
-that cannot be read stays text. White space around calls is dropped.
+that cannot be read stays text. White space behind calls is dropped, and before them at the end.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class ToolCallParser:
         self._buffer = ""  # text not yet given out
         self._call: _Call | None = None  # the call being read
         self._after_call = False  # nothing but white space since the last call
+        self._space = ""  # white space before a call: shown only if more text follows
 
     def push(self, text: str) -> list[Delta]:
         self._buffer += text
@@ -72,9 +73,9 @@ class ToolCallParser:
         """The text has ended: what was held back, and a call cut short, come out."""
         deltas: list[Delta] = []
         if self._call is None:
-            _give_text(deltas, self._buffer.lstrip() if self._after_call else self._buffer)
+            self._show(deltas, self._buffer.lstrip() if self._after_call else self._buffer)
         elif not self._call.is_open:
-            self._call.raw += self._buffer
+            self._call.rest.append(self._buffer)
             self._end_call(deltas, self._call, closed=False)
         else:
             self._arguments(deltas, self._call, self._buffer)
@@ -92,13 +93,14 @@ class ToolCallParser:
         start = self._buffer.find(_OPEN)
         if start >= 0:
             shown = self._buffer[:start].rstrip()
-            _give_text(deltas, shown)
-            self._call = _Call(self.num_calls, space_before=self._buffer[len(shown) : start])
+            self._show(deltas, shown)
+            self._space += self._buffer[len(shown) : start]
+            self._call = _Call(self.num_calls)
             self._buffer = self._buffer[start + len(_OPEN) :]
             return True
         keep = _could_begin(self._buffer, _OPEN)
         shown = self._buffer[: len(self._buffer) - keep].rstrip()
-        _give_text(deltas, shown)
+        self._show(deltas, shown)
         self._buffer = self._buffer[len(shown) :]
         return False
 
@@ -121,14 +123,18 @@ class ToolCallParser:
         if call.is_open:
             self._arguments(deltas, call, text)
             return
-        is_long = len(call.raw) > _MAX_HEAD_CHARS
-        call.raw += text
-        match = None if is_long else _HEAD.match(call.raw[:_MAX_HEAD_CHARS])
+        missing = _MAX_HEAD_CHARS - len(call.head)
+        if missing <= 0:
+            call.rest.append(text)
+            return
+        call.head += text[:missing]
+        call.rest.append(text[missing:])
+        match = _HEAD.match(call.head)
         name = _json_string(match[1]) if match else None
         if match and name:
             call.is_open = True
             self._start_call(deltas, call, name)
-            self._arguments(deltas, call, call.raw[match.end() :])
+            self._arguments(deltas, call, call.raw()[match.end() :])
 
     def _start_call(self, deltas: list[Delta], call: _Call, name: str, arguments: str = "") -> None:
         call.is_dropped = self._max_calls is not None and self.num_calls >= self._max_calls
@@ -142,23 +148,31 @@ class ToolCallParser:
 
     def _end_call(self, deltas: list[Delta], call: _Call, *, closed: bool) -> bool:
         """A call that could not be read in pieces: read it whole, or leave it as text (False)."""
-        found = _read_whole(call.raw)
+        raw = call.raw()
+        found = _read_whole(raw)
         if found:
             self._start_call(deltas, call, *found)
         else:
-            end = _CLOSE if closed else ""
-            _give_text(deltas, f"{call.space_before}{_OPEN}{call.raw}{end}")
+            self._show(deltas, _OPEN + raw + (_CLOSE if closed else ""))
         return found is not None
+
+    def _show(self, deltas: list[Delta], text: str) -> None:
+        if text:
+            deltas.append(ContentDelta(self._space + text))
+            self._space = ""
 
 
 @dataclass(slots=True)
 class _Call:
     index: int
-    space_before: str  # white space between the text and the call
-    raw: str = ""  # until its head is understood
+    head: str = ""  # its first characters, until they are understood
+    rest: list[str] = field(default_factory=list)  # what follows a head that is not
     is_open: bool = False  # the name has been given out
     is_dropped: bool = False
     value: _ObjectScanner = field(default_factory=lambda: _ObjectScanner())
+
+    def raw(self) -> str:
+        return self.head + "".join(self.rest)
 
 
 class _ObjectScanner:
@@ -191,11 +205,6 @@ class _ObjectScanner:
                     self._done = True
                     return text[: position + 1]
         return text
-
-
-def _give_text(deltas: list[Delta], text: str) -> None:
-    if text:
-        deltas.append(ContentDelta(text))
 
 
 def _could_begin(text: str, tag: str) -> int:
