@@ -14,12 +14,13 @@ from torch import Tensor
 
 from common.engine.logit_edits import LogitEdits, needs_edits
 from common.engine.sequence import Sequence
+from common.engine.truncation import cut_off
 from common.errors import XpydError
 from common.request import TokenLogprob
-from kernels.noise import gumbel
+from kernels.noise import gumbel, gumbel_at
+from kernels.sampling import argmax, log_softmax
 
 MIN_TEMPERATURE = 1e-5  # below, dividing would overflow; the answer is the greedy one long before
-TOP_P_CANDIDATES = 512  # sorted first; only rows whose nucleus is larger are sorted whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Sampler:
         drawn = [i for i, sequence in enumerate(sequences) if sequence.params.temperature != 0.0]
         if drawn:
             _prepare_draw(logits, drawn, [sequences[i] for i in drawn])
-        chosen = logits.argmax(dim=-1)
+        chosen = argmax(logits)
         is_finite = logits.gather(1, chosen[:, None])[:, 0].isfinite()
         token_ids: list[int] = chosen.tolist()
         for i, fine in enumerate(is_finite.tolist()):
@@ -77,63 +78,38 @@ def _prepare_draw(logits: Tensor, rows: list[int], sequences: list[Sequence]) ->
     params = [sequence.params for sequence in sequences]
     device = logits.device
     x = logits if len(rows) == len(logits) else logits[rows]
-    temperature = torch.tensor([max(p.temperature, MIN_TEMPERATURE) for p in params], device=device)
-    x /= temperature[:, None]
-    for values, off, keep_only in (
-        ([p.min_p for p in params], 0.0, keep_min_p),
-        ([float(p.top_k) for p in params], 0.0, keep_top_k),
-        ([p.top_p for p in params], 1.0, keep_top_p),
-    ):
-        using = [i for i, value in enumerate(values) if value != off]
-        if using:
-            limits = torch.tensor([values[i] for i in using], device=device)
-            x[using] = keep_only(x[using], limits)
+    x /= torch.tensor([max(p.temperature, MIN_TEMPERATURE) for p in params], device=device)[:, None]
     seeds = torch.tensor([p.seed for p in params], dtype=torch.int64, device=device)
     positions = torch.tensor([s.num_tokens for s in sequences], device=device)
-    x += gumbel(seeds, positions, x.shape[1])
+    is_cut = [p.top_p != 1.0 or p.top_k != 0 or p.min_p != 0.0 for p in params]
+    whole = [i for i, cut in enumerate(is_cut) if not cut]
+    some = [i for i, cut in enumerate(is_cut) if cut]
+    if whole:
+        x[whole] += gumbel(seeds[whole], positions[whole], x.shape[1])
+    if some:
+        min_p = torch.tensor([params[i].min_p for i in some], device=device)
+        top_k = torch.tensor([params[i].top_k for i in some], device=device)
+        top_p = torch.tensor([params[i].top_p for i in some], device=device)
+        kept = x[some]
+        kept.masked_fill_(kept < cut_off(kept, min_p, top_k, top_p)[:, None], float("-inf"))
+        _add_noise(kept, seeds[some], positions[some])
+        x[some] = kept
     if x is not logits:
         logits[rows] = x
 
 
-def keep_min_p(x: Tensor, min_p: Tensor) -> Tensor:
-    """Forbid tokens less likely than `min_p` [rows] times the likeliest. x: [rows, vocab]."""
-    least = x.amax(dim=-1) + min_p.log()
-    return x.masked_fill(x < least[:, None], float("-inf"))
-
-
-def keep_top_k(x: Tensor, top_k: Tensor) -> Tensor:
-    """Keep the `top_k` [rows] largest logits, and what equals the last of them."""
-    k = top_k.long().clamp(max=x.shape[1])
-    best = x.topk(int(k.max()), dim=-1).values
-    least = best.gather(1, k[:, None] - 1)
-    return x.masked_fill(x < least, float("-inf"))
-
-
-def keep_top_p(x: Tensor, top_p: Tensor) -> Tensor:
-    """Keep the fewest tokens, likeliest first, whose probabilities reach `top_p` [rows].
-
-    Tokens as likely as the last of them stay too.
-    """
-    probs = x.softmax(dim=-1)
-    best, ids = x.topk(min(TOP_P_CANDIDATES, x.shape[1]), dim=-1)
-    least, is_enough = _nucleus_edge(best, probs.gather(1, ids), top_p)
-    if not bool(is_enough.all()):
-        rows = (~is_enough).nonzero()[:, 0]
-        ordered, ids = x[rows].sort(dim=-1, descending=True, stable=True)
-        least[rows], _ = _nucleus_edge(ordered, probs[rows].gather(1, ids), top_p[rows])
-    return x.masked_fill(x < least[:, None], float("-inf"))
-
-
-def _nucleus_edge(ordered: Tensor, probs: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor]:
-    """The smallest kept logit per row, and whether the given candidates reach top_p at all."""
-    num_before = (probs.cumsum(dim=-1) < top_p[:, None]).sum(dim=-1)
-    last = num_before.clamp(max=ordered.shape[1] - 1)
-    return ordered.gather(1, last[:, None])[:, 0], num_before < ordered.shape[1]
+def _add_noise(x: Tensor, seeds: Tensor, positions: Tensor) -> None:
+    """Gumbel noise where something is left: usually a handful of tokens per row."""
+    rows, token_ids = (x > float("-inf")).nonzero(as_tuple=True)
+    if len(rows) * 8 > x.numel():
+        x += gumbel(seeds, positions, x.shape[1])
+    else:
+        x[rows, token_ids] += gumbel_at(seeds[rows], positions[rows], token_ids[:, None])[:, 0]
 
 
 def describe(logits: Tensor, token_ids: list[int], num_top: list[int]) -> list[TokenLogprob]:
     """Log-probability and rank of one token per row, and the row's `num_top` best."""
-    logprobs = logits.log_softmax(dim=-1)
+    logprobs = log_softmax(logits)
     ids = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)[:, None]
     ranks = (logits > logits.gather(1, ids)).sum(dim=-1) + 1
     tops: list[tuple[tuple[int, float], ...]] = [()] * len(token_ids)

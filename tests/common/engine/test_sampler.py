@@ -16,15 +16,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from common.engine.sampler import (
-    TOP_P_CANDIDATES,
-    Sampler,
-    describe,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-)
+from common.engine.sampler import Sampler, describe
 from common.engine.sequence import Sequence
+from common.engine.truncation import NUM_BEST, cut_off
 from tests.common.engine.standin_model import make_request
 
 VOCAB = 500
@@ -61,26 +55,61 @@ def edited(row, sequence):
 # --- against transformers ------------------------------------------------------------------------
 
 
+def truncated(x, min_p=0.0, top_k=0, top_p=1.0):
+    """Options: one for all rows, or a list."""
+    options = [
+        torch.tensor(value if isinstance(value, list) else [value] * len(x))
+        for value in (min_p, top_k, top_p)
+    ]
+    return x.masked_fill(x < cut_off(x, *options)[:, None], -math.inf)
+
+
+def each(make, values, x):
+    rows = [make(value)(NO_IDS, row[None])[0] for value, row in zip(values, x, strict=True)]
+    return torch.stack(rows)
+
+
 def test_top_k_keeps_what_transformers_keeps():
-    x = logits_of(6)
-    ks = [1, 2, 17, 100, VOCAB, VOCAB + 9]
-    expected = [TopKLogitsWarper(k)(NO_IDS, row[None])[0] for k, row in zip(ks, x, strict=True)]
-    assert torch.equal(keep_top_k(x, torch.tensor(ks)), torch.stack(expected))
+    ks = [1, 2, 17, NUM_BEST, NUM_BEST + 1, VOCAB, VOCAB + 9]
+    x = logits_of(len(ks))
+    assert torch.equal(truncated(x, top_k=ks), each(TopKLogitsWarper, ks, x))
+
+
+@pytest.mark.parametrize("vocab", [NUM_BEST // 2, 8 * NUM_BEST])
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_top_p_keeps_what_transformers_keeps(vocab, scale):
+    ps = [0.01, 0.3, 0.7, 0.95, 0.999]
+    x = logits_of(5, vocab, scale=scale)
+    assert torch.equal(truncated(x, top_p=ps), each(TopPLogitsWarper, ps, x))
 
 
 @pytest.mark.parametrize("scale", [0.3, 3.0])
-def test_top_p_keeps_what_transformers_keeps(scale):
-    x = logits_of(5, vocab=3 * TOP_P_CANDIDATES, scale=scale)
-    ps = [0.01, 0.3, 0.7, 0.95, 0.999]
-    expected = [TopPLogitsWarper(p)(NO_IDS, row[None])[0] for p, row in zip(ps, x, strict=True)]
-    assert torch.equal(keep_top_p(x, torch.tensor(ps)), torch.stack(expected))
-
-
-def test_min_p_keeps_what_transformers_keeps():
-    x = logits_of(4)
+def test_min_p_keeps_what_transformers_keeps(scale):
     ps = [0.001, 0.05, 0.5, 1.0]
-    expected = [MinPLogitsWarper(p)(NO_IDS, row[None])[0] for p, row in zip(ps, x, strict=True)]
-    assert torch.equal(keep_min_p(x, torch.tensor(ps)), torch.stack(expected))
+    x = logits_of(4, scale=scale)
+    assert torch.equal(truncated(x, min_p=ps), each(MinPLogitsWarper, ps, x))
+
+
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+@pytest.mark.parametrize("min_p", [0.0, 0.001, 0.3])
+@pytest.mark.parametrize("top_k", [0, 40, 2 * NUM_BEST])
+@pytest.mark.parametrize("top_p", [0.5, 0.97, 1.0])
+def test_all_three_one_after_the_other(scale, min_p, top_k, top_p):
+    x = logits_of(2, 4 * NUM_BEST, scale=scale)
+    expected = x
+    if min_p:
+        expected = MinPLogitsWarper(min_p)(NO_IDS, expected)
+    if top_k:
+        expected = TopKLogitsWarper(top_k)(NO_IDS, expected)
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(NO_IDS, expected)
+    assert torch.equal(truncated(x, min_p, top_k, top_p), expected)
+
+
+def test_tokens_as_likely_as_the_last_stay():
+    x = torch.tensor([[2.0, 1.0, 1.0, 1.0, 0.0]])
+    assert truncated(x, top_k=2).isfinite().tolist() == [[True] * 4 + [False]]
+    assert truncated(x, top_p=0.6).isfinite().tolist() == [[True] * 4 + [False]]
 
 
 def test_repetition_penalty_over_prompt_and_output():
@@ -227,17 +256,17 @@ def test_a_row_is_bitwise_the_same_alone_and_in_a_storm(num_threads):
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
-        vocab = 40_000
-        x = logits_of(len(STORM) * 3, vocab, seed=9)
-        options = STORM * 3
+        vocab = 20_000
+        x = logits_of(len(STORM) * 2, vocab, seed=9)
+        options = STORM * 2
         together = sample(x, [sequence_of(**o) for o in options])
         for i, option in enumerate(options):
             alone = sample(x[i : i + 1], [sequence_of(**option)])
             assert alone.token_ids == [together.token_ids[i]]
             assert alone.logprobs.get(0) == together.logprobs.get(i)
-        probs = keep_top_p(x, torch.full((len(x),), 0.9))
+        cut = truncated(x, top_p=0.9)
         for i in range(len(x)):
-            assert torch.equal(keep_top_p(x[i : i + 1], torch.tensor([0.9]))[0], probs[i])
+            assert torch.equal(truncated(x[i : i + 1], top_p=0.9)[0], cut[i])
             row = describe(x[i : i + 1], [17], [4])[0]
             assert row == describe(x, [17] * len(x), [4] * len(x))[i]
     finally:
