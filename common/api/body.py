@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from common.api.context import info_of
 from common.api.disconnect import ClientGone
 from common.api.errors import HttpError
 from common.api.settings import ApiSettings
@@ -27,6 +28,7 @@ async def read_object(request: Request, settings: ApiSettings) -> dict[str, Any]
         raise HttpError(408, "request_timeout", "the body did not arrive in time") from None
     except ClientDisconnect:
         raise ClientGone from None
+    info_of(request).body_bytes = len(data)
     return parse_object(data)
 
 

@@ -36,6 +36,7 @@ async def create_chat_completion(service: Service, request: Request) -> Response
         ask,
         text,
         service.settings,
+        info_of(request),
         add_special_tokens=bool(ask.add_special_tokens),
         variables=effort,
     )

@@ -33,10 +33,12 @@ async def create_completion(service: Service, request: Request) -> Response:
     _check(ask)
     model = service.resolve(ask.model)
     card, text = model
+    info = info_of(request)
     prompts = [
-        truncate(prompt, ask, card.max_model_len) for prompt in await completion_prompts(ask, text)
+        truncate(prompt, ask, card.max_model_len)
+        for prompt in await completion_prompts(ask, text, info)
     ]
-    generation = Generation(service, info_of(request), model, ask, prompts, _demand(ask), "cmpl")
+    generation = Generation(service, info, model, ask, prompts, _demand(ask), "cmpl")
     completion = _Completion(ask, generation, service.settings.version)
     if ask.stream:
         return EventStream(request, completion.stream(), service.settings.stalled_reader_s)

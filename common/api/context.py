@@ -20,6 +20,7 @@ class RequestInfo:
     tenant: str = ""  # digest of the key it came with
     started: float = field(default_factory=time.monotonic)
     status: int = 0
+    body_bytes: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     timings: dict[str, float] = field(

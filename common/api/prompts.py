@@ -1,6 +1,6 @@
 """From what the client wrote to prompt tokens: templates, encoding, truncation.
 
-Long texts are encoded in a thread, so that they do not hold up everybody's streams.
+Big requests are worked on in a thread, so that they do not hold up everybody's streams.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from common.api.context import RequestInfo
 from common.api.generation import Prompt
 from common.api.protocol import CompletionRequest, Message, SamplingFields, TemplateFields
 from common.api.sampling import check_token_ids
@@ -20,13 +21,14 @@ from common.text import TextModel
 T = TypeVar("T")
 
 MAX_PROMPTS = 1024
-_INLINE_CHARS = 16 << 10  # a text of this size takes a few milliseconds
+_INLINE_BYTES = 16 << 10  # a body of this size takes a few milliseconds
 
 
 async def chat_prompt(
     ask: TemplateFields,
     text: TextModel,
     settings: ApiSettings,
+    info: RequestInfo,
     *,
     add_special_tokens: bool,
     variables: dict[str, Any] | None = None,
@@ -47,7 +49,7 @@ async def chat_prompt(
         ids = text.encode(rendered, add_special_tokens=add_special_tokens)
         return Prompt(tuple(ids), rendered)
 
-    return await _run(work, sum(len(message.content or "") for message in ask.messages))
+    return await _run(work, info, is_trusted=ask.chat_template is None)
 
 
 def _template(ask: TemplateFields, text: TextModel, settings: ApiSettings) -> ChatTemplate:
@@ -92,7 +94,9 @@ def _as_template_sees(message: Message, template: ChatTemplate) -> dict[str, Any
     return seen
 
 
-async def completion_prompts(ask: CompletionRequest, text: TextModel) -> list[Prompt]:
+async def completion_prompts(
+    ask: CompletionRequest, text: TextModel, info: RequestInfo
+) -> list[Prompt]:
     """The prompts of /v1/completions in all four spellings. Raises BadRequest."""
     given = _prompt_list(ask.prompt)
     add_special_tokens = ask.add_special_tokens is not False
@@ -108,14 +112,16 @@ async def completion_prompts(ask: CompletionRequest, text: TextModel) -> list[Pr
     for each in given:
         if not isinstance(each, str):
             check_token_ids(each, "prompt", text)
-    return await _run(work, sum(len(each) for each in given if isinstance(each, str)))
+    return await _run(work, info)
 
 
-async def encode_prompt(prompt: str, text: TextModel, *, add_special_tokens: bool) -> Prompt:
+async def encode_prompt(
+    prompt: str, text: TextModel, info: RequestInfo, *, add_special_tokens: bool
+) -> Prompt:
     def work() -> Prompt:
         return Prompt(tuple(text.encode(prompt, add_special_tokens=add_special_tokens)), prompt)
 
-    return await _run(work, len(prompt))
+    return await _run(work, info)
 
 
 def _prompt_list(prompt: Any) -> list[str | list[int]]:
@@ -161,5 +167,6 @@ def truncate(prompt: Prompt, fields: SamplingFields, max_model_len: int) -> Prom
     return Prompt(prompt.token_ids[-keep:] if is_left else prompt.token_ids[:keep])
 
 
-async def _run(work: Callable[[], T], num_chars: int) -> T:
-    return work() if num_chars <= _INLINE_CHARS else await asyncio.to_thread(work)
+async def _run(work: Callable[[], T], info: RequestInfo, *, is_trusted: bool = True) -> T:
+    is_small = info.body_bytes <= _INLINE_BYTES
+    return work() if is_small and is_trusted else await asyncio.to_thread(work)

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.api.body import read_object
+from common.api.context import info_of
 from common.api.errors import parse
 from common.api.generation import Service
 from common.api.prompts import chat_prompt, encode_prompt
@@ -21,12 +22,15 @@ async def tokenize(service: Service, request: Request) -> Response:
     ask: TokenizeChat | TokenizePrompt
     ask = parse(TokenizeChat, body) if "messages" in body else parse(TokenizePrompt, body)
     card, text = service.resolve(ask.model)
+    info = info_of(request)
     if isinstance(ask, TokenizeChat):
         prompt = await chat_prompt(
-            ask, text, service.settings, add_special_tokens=ask.add_special_tokens
+            ask, text, service.settings, info, add_special_tokens=ask.add_special_tokens
         )
     else:
-        prompt = await encode_prompt(ask.prompt, text, add_special_tokens=ask.add_special_tokens)
+        prompt = await encode_prompt(
+            ask.prompt, text, info, add_special_tokens=ask.add_special_tokens
+        )
     answer: dict[str, Any] = {
         "count": len(prompt.token_ids),
         "max_model_len": card.max_model_len,

@@ -8,6 +8,7 @@ import socket
 import httpx
 import pytest
 
+from common.api.scripted import Script, ScriptedEngine
 from tests.common.api.apps import MODEL, USER, InProcess, app_of, error_of, says, served
 
 KEYED = InProcess(says("x"), api_keys=("right", "other"))
@@ -252,9 +253,9 @@ def test_models_are_found_with_and_without_an_encoded_slash():
 
 
 def test_no_model_is_ready():
-    class Empty(type(says("x"))):
+    class Empty(ScriptedEngine):
         def models(self):
             return []
 
-    response = InProcess(Empty(lambda request: None)).chat()
+    response = InProcess(Empty(Script())).chat()
     assert error_of(response, 503)["code"] == "unavailable"

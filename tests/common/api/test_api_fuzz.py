@@ -103,6 +103,7 @@ def check(response):
             assert response.text.endswith("data: [DONE]\n\n")
             assert '"error"' not in response.text
     else:
-        error = error_of(response, 400)
+        status = 404 if "model_not_found" in response.text else 400
+        error = error_of(response, status)
         assert "\n" not in error["message"]
     assert not ENGINE.running

@@ -1,5 +1,7 @@
 """Streams: the form of every event, and that their sum is the whole answer."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,30 +15,26 @@ TEXT = 'Hello 👍🏽 world STOP <tool_call>{"name": "f", "arguments": {"é": 1
 
 def joined_chat(chunks, number=0):
     """One choice of a stream as the message of a whole answer."""
-    message = {"role": None, "content": "", "refusal": None}
-    calls, logprobs, finish = [], [], []
-    for chunk in chunks:
-        for choice in chunk["choices"]:
-            if choice["index"] != number:
-                continue
-            delta = choice["delta"]
-            message["role"] = delta.get("role", message["role"])
-            message["content"] += delta.get("content", "")
-            for call in delta.get("tool_calls", ()):
-                if "id" in call:
-                    assert call["index"] == len(calls)
-                    calls.append({"type": "function", "function": {**call["function"]}})
-                else:
-                    calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
-            if choice["logprobs"]:
-                logprobs += choice["logprobs"]["content"]
-            if choice["finish_reason"]:
-                finish.append((choice["finish_reason"], choice["stop_reason"]))
-    if calls:
-        message["content"] = message["content"] or None
-        message["tool_calls"] = calls
-    assert len(finish) == 1
-    return message, logprobs, finish[0]
+    choices = [c for chunk in chunks for c in chunk["choices"] if c["index"] == number]
+    deltas = [choice["delta"] for choice in choices]
+    content = "".join(delta.get("content", "") for delta in deltas)
+    message = {"role": deltas[0]["role"], "content": content, "refusal": None}
+    if calls := joined_calls(call for delta in deltas for call in delta.get("tool_calls", ())):
+        message |= {"content": content or None, "tool_calls": calls}
+    logprobs = [e for c in choices if c["logprobs"] for e in c["logprobs"]["content"]]
+    [finish] = [(c["finish_reason"], c["stop_reason"]) for c in choices if c["finish_reason"]]
+    return message, logprobs, finish
+
+
+def joined_calls(deltas):
+    calls: list[dict[str, Any]] = []
+    for delta in deltas:
+        if "id" in delta:
+            assert delta["index"] == len(calls)
+            calls.append({"type": "function", "function": {**delta["function"]}})
+        else:
+            calls[delta["index"]]["function"]["arguments"] += delta["function"]["arguments"]
+    return calls
 
 
 def whole_chat(body, number=0):
