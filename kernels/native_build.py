@@ -15,12 +15,13 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "native"
 FLAGS = [
-    *("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread"),
+    *("-O3", "-march=native", "-std=c++17", "-fPIC", "-pthread"),
     # A product and a sum are fused where the source says so and nowhere else; see native/simd.h.
     *("-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing"),
 ]
@@ -100,14 +101,21 @@ def _cpu_flags() -> str:
 
 
 def _compile(compiler: list[str], path: Path) -> None:
-    sources = [str(p) for p in sorted(SOURCES.glob("*.cpp"))]
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".tmp")
-    os.close(handle)
-    try:
-        _run([*compiler, *FLAGS, *sources, "-o", temporary], timeout_s=_COMPILE_TIMEOUT_S)
-        os.replace(temporary, path)  # whole or not at all
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    """Every source at once, then the link; the result takes its place whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as scratch:
+
+        def compile_one(source: Path) -> str:
+            target = f"{scratch}/{source.stem}.o"
+            command = [*compiler, *FLAGS, "-c", str(source), "-o", target]
+            _run(command, timeout_s=_COMPILE_TIMEOUT_S)
+            return target
+
+        with ThreadPoolExecutor() as threads:
+            objects = list(threads.map(compile_one, sorted(SOURCES.glob("*.cpp"))))
+        library = f"{scratch}/library.so"
+        link = [*compiler, *FLAGS, "-shared", *objects, "-o", library]
+        _run(link, timeout_s=_COMPILE_TIMEOUT_S)
+        os.replace(library, path)
 
 
 def _run(command: list[str], timeout_s: float) -> str:

@@ -32,6 +32,15 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "xpyd_linear_bytes": (_L, [_I, _L, _L]),
     "xpyd_linear_pack": (None, [_I, _P, _L, _L, _L, _P]),
     "xpyd_linear": (None, [_I, _I, _P, _L, _L, _L, _P, _P, _P]),
+    "xpyd_rms_norm": (None, [_I, _P, _L, _L, _L, _L, _L, _P, _F, _P]),
+    "xpyd_add_rms_norm": (None, [_I, _P, _P, _L, _L, _P, _F, _P, _P]),
+    "xpyd_silu_mul": (None, [_I, _P, _L, _L, _L, _P]),
+    "xpyd_rope": (None, [_I, _P, _L, _L, _L, _L, _P, _P, _L, _P]),
+    "xpyd_store_kv": (None, [_P, _L, _L, _L, _L, _L, _P, _L, _L, _L, _L, _P]),
+    "xpyd_argmax": (None, [_P, _L, _L, _L, _P]),
+    "xpyd_log_softmax": (None, [_P, _L, _L, _L, _P]),
+    "xpyd_gumbel": (None, [_P, _P, _L, _L, _P]),
+    "xpyd_gumbel_at": (None, [_P, _P, _P, _L, _L, _P]),
     "xpyd_attention": (None, [_I, _P, _L, _L, _P, _A, _P, _A, _P, _L, _P, _P, _A, _F, _L, _F, _P]),
 }
 

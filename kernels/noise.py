@@ -16,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.native_library import library
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -42,11 +44,29 @@ def gumbel(seeds: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
 
     Equal on every device and in every batch.
     """
-    return gumbel_torch(seeds, positions, vocab_size)
+    native = library() if seeds.device.type == "cpu" else None
+    if native is None:
+        return gumbel_torch(seeds, positions, vocab_size)
+    seeds, positions = seeds.contiguous(), positions.contiguous()
+    out = torch.empty(len(seeds), vocab_size)
+    shape = (len(seeds), vocab_size)
+    native.xpyd_gumbel(seeds.data_ptr(), positions.data_ptr(), *shape, out.data_ptr())
+    return out
 
 
 def gumbel_at(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
     """`gumbel(...)` at token_ids [rows, n] int64 only: [rows, n] float32."""
+    native = library() if seeds.device.type == "cpu" else None
+    if native is None:
+        return gumbel_at_torch(seeds, positions, token_ids)
+    seeds, positions, token_ids = (t.contiguous() for t in (seeds, positions, token_ids))
+    out = torch.empty(token_ids.shape)
+    pointers = (seeds.data_ptr(), positions.data_ptr(), token_ids.data_ptr())
+    native.xpyd_gumbel_at(*pointers, *token_ids.shape, out.data_ptr())
+    return out
+
+
+def gumbel_at_torch(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
     words = _words(seeds[:, None], positions[:, None], token_ids >> 2)
     return _gumbel_of(words.gather(-1, (token_ids & 3)[..., None])[..., 0])
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from kernels.noise import gumbel, gumbel_at, gumbel_torch, philox
+from kernels.noise import gumbel, gumbel_at, gumbel_at_torch, gumbel_torch, philox
 
 FACES = [gumbel, gumbel_torch]
 ALL = 0xFFFFFFFF
@@ -61,11 +61,12 @@ def test_faces_agree_to_the_last_bit(vocab):
     assert torch.equal(noise[4], gumbel(SEEDS[4:5], POSITIONS[4:5], vocab + 9)[0, :vocab])
 
 
-def test_candidates_get_the_same_noise():
-    ids = torch.randint(0, 32000, (6, 41))
-    assert torch.equal(
-        gumbel_at(SEEDS, POSITIONS, ids), gumbel(SEEDS, POSITIONS, 32000).gather(1, ids)
-    )
+@pytest.mark.parametrize("face", [gumbel_at, gumbel_at_torch])
+@pytest.mark.parametrize("count", [1, 16, 41])
+def test_candidates_get_the_same_noise(face, count):
+    ids = torch.randint(0, 32000, (6, count))
+    expected = gumbel(SEEDS, POSITIONS, 32000).gather(1, ids)
+    assert torch.equal(face(SEEDS, POSITIONS, ids), expected)
 
 
 def test_arg_max_of_noisy_logits_samples_the_softmax():
