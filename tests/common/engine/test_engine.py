@@ -12,7 +12,7 @@ from common.engine.engine import Engine
 from common.engine.interface import EngineSettings
 from common.engine.kv_cache import KVCache, KVLayout
 from common.errors import BadRequest, ContextLengthExceeded, Overloaded, XpydError
-from common.request import FinishReason
+from common.request import FinishReason, TokenEvent
 from tests.common.engine.standin_model import (
     StandInModel,
     context_logits,
@@ -72,6 +72,23 @@ def test_a_crowd_on_pools_of_all_sizes(num_blocks, caching):
     for name, prompt in prompts.items():
         assert tokens_of(events[name]) == greedy_answer(prompt, 20), name
     assert (engine.ledger()["preemptions"] > 0) is (num_blocks < 128)
+    assert at_rest(engine)
+
+
+def test_a_preempted_sequence_leaves_its_seat_to_others():
+    engine = make_engine(num_blocks=18, max_num_seqs=2, enable_prefix_caching=False)
+    prompts = {name: prompt_of(length) for name, length in (("a", 30), ("b", 29), ("c", 2))}
+    for name in ("a", "b"):
+        engine.add(make_request(name, prompts[name], 20))
+    events: dict[str, list[TokenEvent]] = {}
+    while engine.has_work():
+        if engine.ledger()["preemptions"] == 1 and "c" not in events:
+            engine.add(make_request("c", prompts["c"], 2, priority=-1))
+            events["c"] = []
+        for event in engine.step().events:
+            events.setdefault(event.request_id, []).append(event)
+    assert tokens_of(events["c"]) == greedy_answer(prompts["c"], 2)
+    assert tokens_of(events["b"]) == greedy_answer(prompts["b"], 20)
     assert at_rest(engine)
 
 

@@ -42,9 +42,10 @@ class World:
         self.scheduler.add(sequence)
         return sequence
 
-    def adopt(self, name, num_prompt, max_tokens, blocks):
+    def adopt(self, name, num_prompt, max_tokens, blocks, priority=0):
         self.arrivals += 1
-        request = make_request(name, [1] * num_prompt, max_tokens, outputs=(0,))
+        prompt = [1] * num_prompt
+        request = make_request(name, prompt, max_tokens, outputs=(0,), priority=priority)
         sequence = Sequence(request, self.arrivals, frozenset())
         self.pool.adopt(blocks, name)
         sequence.block_ids, sequence.num_computed = list(blocks), num_prompt
@@ -196,6 +197,35 @@ def test_an_adopted_sequence_waits_for_a_seat_with_its_blocks():
     assert chunks(world.step()) == {"d": 1}
 
 
+@pytest.mark.parametrize(("priority", "victim"), [(1, "d"), (-1, "b")])
+def test_who_waits_for_a_seat_with_blocks_is_preempted_in_the_same_order(priority, victim):
+    world = World(num_blocks=6, max_num_seqs=2, budget=12)
+    world.add("a", num_prompt=4, max_tokens=12)
+    world.add("b", num_prompt=8, max_tokens=3)
+    world.step()
+    world.adopt("d", 4, 9, must(world.pool.reserve(1, "load")), priority)
+    loan = must(world.pool.reserve(world.pool.available, "load"))
+    plan = world.step()
+    assert plan.preempted[0].request_id == victim
+    world.pool.free(loan)
+    while len(world.scheduler):
+        assert world.step().chunks
+    assert sorted(world.finished) == ["a", "b", "d"]
+
+
+def test_a_seat_for_an_adopted_sequence_costs_no_scheduled_one_its_blocks():
+    world = World(num_blocks=4, max_num_seqs=2)
+    world.add("a", num_prompt=5, max_tokens=8)
+    world.step()
+    adopted = world.adopt("d", 8, 4, must(world.pool.reserve(2, "load")), priority=-1)
+    plan = world.step()
+    assert chunks(plan) == {"a": 1}
+    assert adopted.stage is Stage.READY
+    while len(world.scheduler):
+        assert world.step().chunks
+    assert sorted(world.finished) == ["a", "d"]
+
+
 def test_removing_twice_gives_blocks_back_once():
     world = World()
     sequence = world.add("a")
@@ -239,7 +269,8 @@ def test_random_workloads_always_finish(seed, num_blocks, max_num_seqs, spare_bu
             if rng.random() < 0.5:
                 world.pool.free(blocks)
             else:
-                world.adopt(name, num_prompt, rng.randint(2, longest - num_prompt + 1), blocks)
+                max_tokens = rng.randint(2, longest - num_prompt + 1)
+                world.adopt(name, num_prompt, max_tokens, blocks, rng.choice([0, 0, -1]))
                 expected.add(name)
         elif action < 0.7 and len(world.scheduler):
             victim = rng.choice(world.scheduler.sequences())
