@@ -161,9 +161,20 @@ class LeaseTable:
 
     # --- the consumer's side -----------------------------------------------------------------
 
+    def find(self, offer_id: str) -> Offer:
+        """Raises LeaseExpired or TransferError if there is no such live offer."""
+        name = offer_id[:NAME_LEN]
+        offer = self._offers.get(name)
+        if offer is not None and _same(offer.offer_id, offer_id):
+            return offer
+        ended = self._tombstones.get(name)
+        if ended is not None and _same(ended[0], offer_id):
+            raise _ended_error(ended[1])
+        raise TransferError("no such offer")
+
     def claim(self, offer_id: str, claim: str, peer: str, now: float) -> Offer:
         """Make `claim` the one reader. Raises LeaseExpired or TransferError, saying why not."""
-        offer = self._find(offer_id)
+        offer = self.find(offer_id)
         if claim in self._by_claim:
             raise TransferError("claim tokens are used once")
         if offer.deadline <= now:
@@ -207,16 +218,6 @@ class LeaseTable:
         return len(self._by_claim)
 
     # --- inside ------------------------------------------------------------------------------
-
-    def _find(self, offer_id: str) -> Offer:
-        name = offer_id[:NAME_LEN]
-        offer = self._offers.get(name)
-        if offer is not None and _same(offer.offer_id, offer_id):
-            return offer
-        ended = self._tombstones.get(name)
-        if ended is not None and _same(ended[0], offer_id):
-            raise _ended_error(ended[1])
-        raise TransferError("no such offer")
 
     def _claimed(self, claim: str, now: float) -> Offer:
         offer = self._by_claim.get(claim)

@@ -229,6 +229,7 @@ class KVProducer:
             raise LayoutMismatch(f"side channel version {message.version}, not {m.KV_WIRE_VERSION}")
         if not hmac.compare_digest(message.incarnation.encode(), self._info.incarnation.encode()):
             raise PeerLost("the producer has restarted since it made this offer")
+        self._leases.find(message.offer_id)  # who has no handle learns nothing about us
         if message.connector != self._transport.name:
             raise LayoutMismatch(f"connector is {self._transport.name} here")
         differing = mismatch(self._info.kv_fingerprint, message.kv_fingerprint)
@@ -360,21 +361,18 @@ class KVProducer:
     async def _reap(self) -> None:
         """Expire leases when they are due; asleep while there are none."""
         while True:
-            now = time.monotonic()
-            for ended in self._leases.expire(now):
+            for ended in self._leases.expire(time.monotonic()):
                 log.warning("lease expired request_id=%s", ended.request_id)
                 try:
                     self._give_back(ended, LeaseExpired("the lease has expired"))
                 except Exception:
                     log.exception("blocks not handed back request_id=%s", ended.request_id)
-            self._wake_reaper.clear()
-            wait_s = self._leases.next_deadline() - now
-            try:
-                await asyncio.wait_for(
-                    self._wake_reaper.wait(), None if math.isinf(wait_s) else max(wait_s, 0.001)
-                )
-            except asyncio.TimeoutError:
-                continue
+            deadline = self._leases.next_deadline()
+            if math.isinf(deadline):
+                self._wake_reaper.clear()
+                await self._wake_reaper.wait()
+            else:  # a deadline that comes up meanwhile is a whole lease away
+                await asyncio.sleep(max(deadline - time.monotonic(), 0.001))
 
     async def _poll(self) -> None:
         """Let one-sided reads advance: often after blocks were shown, asleep without readers."""

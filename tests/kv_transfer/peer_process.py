@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+from typing import Any
 
 import msgspec
 
@@ -97,7 +98,8 @@ async def main():
     role, settings = sys.argv[1], json.loads(sys.argv[2])
     end = ProducerEnd(settings) if role == "producer" else ConsumerEnd(settings)
     await end.start()
-    loop, commands = asyncio.get_running_loop(), asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    commands: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
     def read():
         for line in sys.stdin:

@@ -199,7 +199,8 @@ def test_a_copy_that_cannot_be_stopped_quarantines_its_blocks(monkeypatch):
     monkeypatch.setattr(copier, "SETTLE_S", 0.2)
 
     async def body():
-        stall, landed = Stall(through_gate=False), []
+        stall = Stall(through_gate=False)
+        landed: list[int] = []
         async with ends(wrap=stall, on_landed=landed.extend) as both:
             fetch = asyncio.ensure_future(both.fetch(both.offer("r", [5, 6]), [0, 1]))
             await until(stall.reached.is_set)

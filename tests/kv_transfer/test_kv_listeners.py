@@ -17,7 +17,7 @@ import zmq.asyncio
 
 from common.errors import ConfigError, LayoutMismatch, PeerLost, TransferError
 from common.rpc import Link
-from common.wire import Decoder
+from common.wire import Decoder, Message
 from kv_transfer import messages as m
 from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Gate
@@ -101,7 +101,7 @@ class Client:
     """Speaks the protocol by hand."""
 
     def __init__(self, endpoint):
-        self.heard = []
+        self.heard: list[Message] = []
         decoder = Decoder(m.ToConsumer, m.MAX_KV_MESSAGE_BYTES)
         self._link = Link(endpoint, decoder, self.heard.append, max_bytes=m.MAX_KV_MESSAGE_BYTES)
         self.send = self._link.send
