@@ -90,12 +90,13 @@ class PrefillWorker:
         num_tokens = len(request.prompt_token_ids) + len(request.output_token_ids)
         num_blocks = -(-num_tokens // self._block_size)
         handle = self._producer.offer(request.request_id, num_tokens, num_blocks)
+        self.requests.outbox.attach(request.request_id, handle)
         try:
             await self.requests.add(request, offer=True)
         except BaseException:
             self._producer.release(request.request_id)
             raise
-        self.requests.outbox.accept(request.request_id, handle)
+        self.requests.outbox.accept(request.request_id)
 
     async def _whole(self, message: RunWhole) -> None:
         await self.requests.add(message.request)

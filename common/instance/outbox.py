@@ -1,6 +1,8 @@
 """Which proxy waits for which request, and the one message per engine step that each of them gets.
 
-Every request opened here is closed exactly once: by its last event, by a failure, by an abort.
+Every request opened here is closed exactly once: by its last event, by a failure, by an abort. A
+proxy hears `Accepted` before any token: a fast step may be over before whoever added the request
+knows that it was taken.
 """
 
 from __future__ import annotations
@@ -25,30 +27,48 @@ class Origin:
     attempt: int
 
 
+@dataclass(slots=True)
+class _Open:
+    origin: Origin
+    handle: KVHandle | None = None
+    is_accepted: bool = False
+
+
 class Outbox:
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._origins: dict[str, Origin] = {}
+        self._open: dict[str, _Open] = {}
 
     def __len__(self) -> int:
-        return len(self._origins)
+        return len(self._open)
 
     def open(self, request_id: str, origin: Origin) -> None:
-        self._origins[request_id] = origin
+        self._open[request_id] = _Open(origin)
+
+    def attach(self, request_id: str, handle: KVHandle) -> None:
+        """The handle that `Accepted` will carry."""
+        if entry := self._open.get(request_id):
+            entry.handle = handle
 
     def origin(self, request_id: str) -> Origin | None:
-        return self._origins.get(request_id)
+        entry = self._open.get(request_id)
+        return entry.origin if entry else None
 
     def close(self, request_id: str) -> Origin | None:
         """Forget the request; its later events go nowhere. Idempotent."""
-        return self._origins.pop(request_id, None)
+        entry = self._open.pop(request_id, None)
+        return entry.origin if entry else None
 
     def of_peer(self, peer: bytes) -> list[str]:
-        return [name for name, origin in self._origins.items() if origin.peer == peer]
+        return [name for name, entry in self._open.items() if entry.origin.peer == peer]
 
-    def accept(self, request_id: str, handle: KVHandle | None = None) -> None:
-        if origin := self._origins.get(request_id):
-            self._send(origin.peer, Accepted(request_id, origin.attempt, handle))
+    def accept(self, request_id: str) -> None:
+        """Say that the request was taken, once."""
+        entry = self._open.get(request_id)
+        if entry is not None and not entry.is_accepted:
+            entry.is_accepted = True
+            origin = entry.origin
+            self._send(origin.peer, Accepted(request_id, origin.attempt, entry.handle))
 
     def fail(self, request_id: str, error: XpydError) -> None:
         if origin := self.close(request_id):
@@ -61,13 +81,15 @@ class Outbox:
         """Send one step's events, one message per proxy; events of unknown requests are dropped."""
         batches: dict[bytes, tuple[list[TokenEvent], list[int]]] = {}
         for event in events:
-            origin = self._origins.get(event.request_id)
-            if origin is None:
+            entry = self._open.get(event.request_id)
+            if entry is None:
                 continue
-            batch = batches.setdefault(origin.peer, ([], []))
+            if not entry.is_accepted:
+                self.accept(event.request_id)
+            batch = batches.setdefault(entry.origin.peer, ([], []))
             batch[0].append(event)
-            batch[1].append(origin.attempt)
+            batch[1].append(entry.origin.attempt)
             if event.finish_reason is not None:
-                del self._origins[event.request_id]
+                del self._open[event.request_id]
         for peer, (sent, attempts) in batches.items():
             self._send(peer, Tokens(tuple(sent), tuple(attempts)))
