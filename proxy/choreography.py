@@ -169,7 +169,9 @@ class Choreography:
         self, source: str, attempt: int, event: TokenEvent, now: float
     ) -> Sequence[Action]:
         """`source` has computed tokens. The hot path: one call per request and step."""
-        if attempt != self.attempt or self.phase not in _ACTIVE or source not in self.instances:
+        if attempt != self.attempt or source not in (self.prefill, self.decode):
+            return ()
+        if self.phase is not Phase.RUNNING and self.phase not in _ACTIVE:
             return ()
         if event.finish_reason is FinishReason.ABORT:
             gave_up = Unavailable("the instance gave the request up")

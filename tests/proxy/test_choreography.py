@@ -113,8 +113,8 @@ def test_prefill_then_decode():
     assert play.sent[1][1] == RunDecode(play.machine.request, HANDLE, 1)
     play.tokens("p", 0, 10)
     assert play.text == [10]
-    play.tokens("d", 1, 11)
-    play.tokens("d", 2, 12, 13, finish=STOP)
+    play.tokens("d", 1, 11, 12)
+    play.tokens("d", 3, 13, finish=STOP)
     assert play.text == [10, 11, 12, 13]
     assert play.client[-1].finish_reason is STOP
     assert play.ends == [None]
@@ -370,6 +370,30 @@ def test_a_request_that_was_begun_elsewhere_continues():
     play.tokens("p", 2, 10)
     play.tokens("d", 3, 11, finish=STOP)
     assert play.text == [10, 11]
+
+
+def test_an_attempt_inherits_nothing_from_the_one_before():
+    play = handing_over()
+    play.lost("d")
+    play.accepted()
+    assert play.machine.phase is Phase.PREFILLING
+    play.lost("p")
+    assert len(play.asked) == 3, "the token of the first attempt was taken for the second's"
+    early = Play(Pair("p", "d"))
+    early.accepted()
+    early.tokens("d", 1, 11)
+    early.lost("p")
+    early.accepted()
+    early.tokens("p", 0, 10, wire_id="r~2")
+    assert (early.text, early.machine.phase) == ([10], Phase.HANDING_OVER)
+
+
+def test_the_only_instance_is_asked_again_after_a_pause():
+    play = Play(Whole("d"))
+    play.failed("d", Unavailable("not now"))
+    assert play.log == [("d", "RunWhole")]
+    play.at(10 * LIMITS.backoff_s)
+    assert play.log == [("d", "RunWhole")] * 2
 
 
 # --- the client leaves ---------------------------------------------------------------------------

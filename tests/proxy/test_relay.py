@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from benchmarks.standin_instance import Standin, StandinInstance
 from common.errors import InstanceLost, Overloaded, Unavailable, XpydError
-from common.wire import Deregister, Register
+from common.wire import Deregister, Register, RunWhole
 from proxy.choreography import Limits
 from proxy.membership import Membership
 from proxy.relay import Fleet
@@ -42,6 +42,7 @@ def test_one_prefill_one_decode():
             await until(lambda: is_idle(p) and is_idle(d))
             assert fleet.num_in_flight == 0
             assert fleet.counts.finished == 1
+            assert [fleet.num_assigned(i) for i in ("p0", "d0")] == [0, 0]
 
     run(scenario())
 
@@ -252,6 +253,39 @@ def test_when_all_are_gone_accepted_requests_wait_a_while_then_fail():
             with pytest.raises(InstanceLost):
                 await asyncio.wait_for(request, 5)
             assert fleet.num_in_flight == 0
+
+    run(scenario())
+
+
+def test_a_stream_is_not_continued_by_another_kind_of_instance():
+    """Other weights or kernels would continue another text."""
+
+    async def scenario():
+        other = Standin("both", "other", kv_fingerprint="other")
+        limits = Limits(recovery_s=0.5)
+        async with running_fleet(Standin("decode", "d0"), limits=limits) as (fleet, (d,)):
+            request = asyncio.ensure_future(collect(fleet, make_request(max_tokens=1000)))
+            await until(lambda: bool(d.sequences))
+            stranger = StandinInstance(other)
+            await stranger.start()
+            fleet.membership.watch(stranger.address, "static")
+            await until(lambda: num_ready(fleet) == 2)
+            await d.close()
+            with pytest.raises(InstanceLost):
+                await request
+            assert names(stranger) == []
+            assert await collect(fleet, make_request()) == answer()
+            await stranger.close()
+
+    run(scenario())
+
+
+def test_work_that_nobody_wants_is_stopped():
+    async def scenario():
+        async with running_fleet(Standin("both", "b")) as (fleet, (instance,)):
+            fleet.links.send("b", RunWhole(make_request(max_tokens=100_000), 1))
+            await until(lambda: names(instance)[:2] == ["RunWhole", "Abort"])
+            assert is_idle(instance)
 
     run(scenario())
 
