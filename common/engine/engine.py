@@ -154,8 +154,6 @@ class Engine:
             sampled = [chunk.sequence for chunk in plan.chunks if chunk.is_sampled]
             samples = self._sampler.sample(logits, sampled)
         self._post_process(plan, samples)
-        if not self._sequences:
-            self._pool.check()
         return self._news(num_tokens=len(inputs.token_ids))
 
     def _note_start(self, plan: Plan) -> None:
@@ -256,7 +254,7 @@ class Engine:
         return EngineLoad(
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting) + len(self._scheduler.ready),
-            num_waiting_tokens=sum(sequence.num_to_compute for sequence in sequences),
+            num_waiting_tokens=sum(s.num_to_compute for s in sequences if s.num_to_compute > 1),
             free_blocks=self._pool.available,
             total_blocks=self._pool.num_blocks,
         )
@@ -307,6 +305,8 @@ class Engine:
         self._scheduler.remove(sequence)
         self._batch.release(sequence)
         self._sequences.pop(sequence.request_id, None)
+        if not self._sequences:
+            self._pool.check()
 
     def _fail(self, sequences: list[Sequence], error: XpydError) -> None:
         for sequence in list(sequences):

@@ -62,6 +62,6 @@ class StepResult:
 class EngineLoad:
     num_running: int
     num_waiting: int
-    num_waiting_tokens: int  # tokens of known requests not yet computed
+    num_waiting_tokens: int  # still to be computed before a token comes out
     free_blocks: int  # free or evictable
     total_blocks: int

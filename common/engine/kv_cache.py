@@ -129,18 +129,20 @@ def default_num_blocks(
     *,
     kv_cache_memory: int | None = None,
     available_bytes: int,
+    is_shared: bool = True,
 ) -> int:
     """How many blocks to make. Raises ConfigError if not even one full-length sequence fits.
 
     kv_cache_memory:  bytes the user wants to spend; None chooses
     available_bytes:  what the cache may take at most (`available_host_bytes()`, or a GPU's share)
+    is_shared:        others need that memory too (a host's): take a modest part of it
     """
     blocks_per_seq = -(-settings.max_model_len // layout.block_size)
     if kv_cache_memory is not None:
         num_blocks = kv_cache_memory // layout.block_bytes
     else:
         wanted = settings.max_num_seqs * blocks_per_seq
-        limit = min(AUTOMATIC_LIMIT_BYTES, available_bytes // 5)
+        limit = min(AUTOMATIC_LIMIT_BYTES, available_bytes // 5) if is_shared else available_bytes
         # One sequence must fit: better more than the usual share than no server.
         least = min(blocks_per_seq, available_bytes // 2 // layout.block_bytes)
         num_blocks = max(least, min(wanted, limit // layout.block_bytes))

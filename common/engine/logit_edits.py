@@ -1,7 +1,7 @@
-"""The rare sampling options, one row at a time: what changes single logits before temperature.
+"""The rare sampling options, one row at a time: allowed ids, bias, bad words, min_tokens.
 
-In the order that users of vLLM expect: allowed ids, bias, bad words, min_tokens, penalties.
-A sequence without any of them has no `LogitEdits` and pays nothing.
+In this order, as users of vLLM expect; `penalties.py` comes next. A sequence without any of them
+has no `LogitEdits` and pays nothing.
 """
 
 from __future__ import annotations
@@ -17,24 +17,12 @@ _FORBIDDEN = float("-inf")
 
 def needs_edits(params: SamplingParams) -> bool:
     return bool(
-        params.allowed_token_ids
-        or params.logit_bias
-        or params.bad_words
-        or params.min_tokens
-        or _has_penalties(params)
-    )
-
-
-def _has_penalties(params: SamplingParams) -> bool:
-    return (
-        params.repetition_penalty != 1.0
-        or params.presence_penalty != 0.0
-        or params.frequency_penalty != 0.0
+        params.allowed_token_ids or params.logit_bias or params.bad_words or params.min_tokens
     )
 
 
 class LogitEdits:
-    """Bound to one sequence; grows with it, so that a step costs no walk over all its tokens."""
+    """Bound to one sequence, whose output decides about bad words and min_tokens."""
 
     def __init__(
         self, sequence: Sequence, eos_token_ids: frozenset[int], device: torch.device
@@ -45,7 +33,6 @@ class LogitEdits:
         self._bias_ids = _ids([token for token, _ in params.logit_bias], device)
         self._bias = torch.tensor([bias for _, bias in params.logit_bias], device=device)
         self._ends = _ids(sorted(eos_token_ids | set(params.stop_token_ids)), device)
-        self._penalties = Penalties(sequence, device) if _has_penalties(params) else None
 
     def apply(self, row: Tensor) -> None:
         """Edit `row` [vocab] in place."""
@@ -60,8 +47,6 @@ class LogitEdits:
             self._forbid_bad_words(row)
         if num_outputs < params.min_tokens:
             row[self._ends] = _FORBIDDEN
-        if self._penalties is not None:
-            self._penalties.apply(row)
 
     def _forbid_bad_words(self, row: Tensor) -> None:
         """Forbid the token that would complete one of the sequences in the output."""
@@ -73,42 +58,6 @@ class LogitEdits:
             start = word[:-1]
             if len(recent) >= len(start) and recent[len(recent) - len(start) :] == start:
                 row[word[-1]] = _FORBIDDEN
-
-
-class Penalties:
-    """Distinct tokens of prompt and output, and how often each is in the output."""
-
-    def __init__(self, sequence: Sequence, device: torch.device) -> None:
-        self._sequence = sequence
-        self._device = device
-        self._index: dict[int, int] = {}  # token id → place in _ids and _counts
-        self._ids: list[int] = []
-        self._counts: list[float] = []
-        self._num_seen = 0
-
-    def apply(self, row: Tensor) -> None:
-        self._catch_up()
-        params = self._sequence.params
-        ids = torch.tensor(self._ids, device=self._device)
-        counts = torch.tensor(self._counts, device=self._device)
-        logits = row[ids]
-        factor = params.repetition_penalty
-        logits = torch.where(logits > 0, logits / factor, logits * factor)
-        logits -= params.frequency_penalty * counts
-        logits -= params.presence_penalty * (counts > 0)
-        row[ids] = logits
-
-    def _catch_up(self) -> None:
-        sequence = self._sequence
-        fresh = sequence.tokens[self._num_seen : sequence.num_tokens].tolist()
-        for position, token in enumerate(fresh, start=self._num_seen):
-            place = self._index.setdefault(token, len(self._ids))
-            if place == len(self._ids):
-                self._ids.append(token)
-                self._counts.append(0.0)
-            if position >= sequence.num_prompt:
-                self._counts[place] += 1.0
-        self._num_seen = sequence.num_tokens
 
 
 def _ids(token_ids: tuple[int, ...] | list[int], device: torch.device) -> Tensor:

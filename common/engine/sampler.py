@@ -1,8 +1,9 @@
 """Logits to token ids. What a row becomes depends on that row alone, bit for bit.
 
-Order: log-probabilities of the raw logits; the rare edits (`logit_edits.py`); temperature; min_p;
-top_k; top_p; then the largest of logit + Gumbel noise (Gumbel-max: Yellott 1977), which is a draw
-from the softmax. The noise is a pure function of (seed, position, token id). float32 throughout.
+Order: log-probabilities of the raw logits; the rare edits (`logit_edits.py`); penalties;
+temperature; min_p, top_k, top_p (`truncation.py`); then the largest of logit + Gumbel noise, which
+is a draw from the softmax (Gumbel-max: Yellott 1977). The noise is a pure function of (seed,
+position, token id). float32 throughout.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.engine.logit_edits import LogitEdits, needs_edits
+from common.engine.penalties import PenaltyCounts, apply_penalties, needs_penalties
 from common.engine.sequence import Sequence
 from common.engine.truncation import cut_off
 from common.errors import XpydError
@@ -41,6 +43,8 @@ class Sampler:
         """Once per sequence, before its first `sample`."""
         if needs_edits(sequence.params):
             sequence.edits = LogitEdits(sequence, self._eos_token_ids, self._device)
+        if needs_penalties(sequence.params):
+            sequence.penalties = PenaltyCounts(sequence.params, sequence.num_prompt)
 
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> Samples:
         """Choose each sequence's next token. logits: [rows, vocab] float32, overwritten."""
@@ -53,6 +57,11 @@ class Sampler:
                     sequence.edits.apply(logits[i])
                 except (IndexError, RuntimeError, ValueError) as error:
                     errors[i] = XpydError(f"sampling failed: {error}")
+        penalised = {i: s.penalties for i, s in enumerate(sequences) if s.penalties is not None}
+        if penalised:
+            for i, counts in penalised.items():
+                counts.catch_up(sequences[i].tokens[: sequences[i].num_tokens])
+            apply_penalties(logits, penalised)
         drawn = [i for i, sequence in enumerate(sequences) if sequence.params.temperature != 0.0]
         if drawn:
             _prepare_draw(logits, drawn, [sequences[i] for i in drawn])

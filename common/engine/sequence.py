@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.engine.penalties import PenaltyCounts
 from common.request import EngineRequest, FinishReason, TokenLogprob
 
 
@@ -42,6 +43,7 @@ class Sequence:
         "num_tokens",
         "offer",
         "params",
+        "penalties",
         "prompt_logprobs",
         "request",
         "request_id",
@@ -92,7 +94,9 @@ class Sequence:
             params.prompt_logprobs is not None and not request.output_token_ids
         )
         self.prompt_logprobs: list[TokenLogprob | None] = [None]
-        self.edits: RowEdits | None = None  # the rare sampling options; None: it uses none
+        # Rare sampling options; None: it uses none.
+        self.edits: RowEdits | None = None
+        self.penalties: PenaltyCounts | None = None
         self.added_at = now
         self.started_at: float | None = None
 

@@ -85,6 +85,7 @@ def build_engine(config: ServeConfig) -> EngineParts:
         settings,
         kv_cache_memory=config.kv_cache_memory,
         available_bytes=_available_bytes(device, config.gpu_memory_utilization),
+        is_shared=device.type == "cpu",
     )
     cache = KVCache(layout, num_blocks, device)
     face = _kernel_face()

@@ -80,6 +80,10 @@ class TestDefaultNumBlocks:
     def test_a_fifth_of_what_is_available(self):
         assert self.blocks(available_bytes=100 * LAYOUT.block_bytes) == 20
 
+    def test_all_of_a_gpus_share(self):
+        size = 70 * LAYOUT.block_bytes
+        assert self.blocks(available_bytes=size, is_shared=False) == 70
+
     def test_one_sequence_always_fits_if_memory_allows(self):
         assert self.blocks(available_bytes=16 * LAYOUT.block_bytes) == 8
 

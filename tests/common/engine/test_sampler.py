@@ -16,6 +16,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from common.engine.penalties import apply_penalties
 from common.engine.sampler import Sampler, describe
 from common.engine.sequence import Sequence
 from common.engine.truncation import NUM_BEST, cut_off
@@ -45,11 +46,19 @@ def sample(logits, sequences):
 
 
 def edited(row, sequence):
-    """The row after the rare options, before temperature."""
+    """The row after the rare options and penalties, before temperature."""
     Sampler(frozenset({EOS}), CPU).prepare(sequence)
     row = row.clone()
-    sequence.edits.apply(row)
+    if sequence.edits:
+        sequence.edits.apply(row)
+    if sequence.penalties:
+        penalise(row, sequence)
     return row
+
+
+def penalise(row, sequence):
+    sequence.penalties.catch_up(sequence.tokens[: sequence.num_tokens])
+    apply_penalties(row[None], {0: sequence.penalties})
 
 
 # --- against transformers ------------------------------------------------------------------------
@@ -148,14 +157,14 @@ def test_presence_and_frequency_count_the_output_only():
 def test_penalties_grow_with_the_sequence():
     x = logits_of(1)[0]
     options = {"repetition_penalty": 1.3, "frequency_penalty": 0.7, "presence_penalty": -0.2}
-    growing = sequence_of((1, 2), (), **options)
+    growing = sequence_of((1, 2), (), 500, **options)
     edited(x, growing)
-    for token in (5, 2, 5):
+    for token in (5, 2, 5, *range(100, 300)):
         growing.append(token)
-        edits_so_far = growing.edits
         row = x.clone()
-        edits_so_far.apply(row)
-    assert torch.equal(row, edited(x, sequence_of((1, 2), (5, 2, 5), **options)))
+        penalise(row, growing)
+    grown = sequence_of((1, 2), (5, 2, 5, *range(100, 300)), 500, **options)
+    assert torch.equal(row, edited(x, grown))
 
 
 def test_min_tokens_forbids_every_end():
