@@ -86,6 +86,19 @@ def test_a_template_may_refuse_a_conversation():
     assert caught.value.param == "messages"
 
 
+def test_usual_text_methods_work():
+    source = (
+        "{{ ' a-b '.strip().replace('-', '+').split('+') | join('|') }}"
+        "{{ 'x'.join(['1', '2']) }}{{ [{'n': 1}, {'n': 2}] | join(',', attribute='n') }}"
+        "{{ 'aaa' | replace('a', 'b', 2) }}{{ 'ab' * 2 }}{{ 2 * 3 + 2 ** 3 + 7 % 4 }}"
+        "{{ '{:>4}|{}'.format(7, 'x') }}{{ '%02d' % 3 }}{{ 'é\n'.encode().decode() }}"
+        "{{ '%s!' | format(1) }}{{ 'a\nb' | indent(2, first=true) }}{{ 'x' | center(3) }}"
+        "{{ [1] + [2] }}{{ 'a' ~ 1 }}{% for i in [3, 1] recursive %}{{ i }}{{ loop.length }}"
+        "{% endfor %}{{ messages[1:] | map(attribute='role') | list | tojson }}"
+    )
+    assert render(source) == as_transformers(source)
+
+
 def test_strftime_now():
     assert render("{{ strftime_now('%Y') }}") == time.strftime("%Y")
 
@@ -108,7 +121,7 @@ def test_what_does_not_compile_is_refused(source):
         "{{ messages.append(1) }}",
         "{{ cycler.__init__.__globals__ }}",
         "{{ raise_exception.__globals__.x }}",
-        "{{ '%s' % 'x' * 3 }}",
+        "{{ '{0.__class__.__mro__}'.format(messages) }}",
         "{{ ''.join(['a', 'b']).format.__self__ }}{{ 'a'.__len__() }}",
     ],
 )
@@ -138,6 +151,21 @@ def test_the_sandbox_holds(source):
         "{{ 'x' | center(1000000000) }}",
         "{{ [1] | tojson(indent=1000000000) }}",
         "{{ range(1000000000) | list }}",
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% for x in [[]] * 2 recursive %}{{ loop([1, 2]) }}{{ loop([1, 2]) }}{% endfor %}",
+        "{{ ('x' * 99999).replace('x', 'y' * 99999) }}",
+        "{{ ('x' * 99999) | replace('x', 'y' * 99999) }}",
+        "{{ ('x' * 99999).join(['y'] * 99999) }}",
+        "{{ ['y'] * 99999 | join('x' * 99999) }}",
+        "{{ (['y'] * 99999) | join('x' * 99999) }}",
+        "{{ 'x'.ljust(1000000000) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ '%01000000000d' % 1 }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '%01000000000d' | format(1) }}",
+        "{{ 'a\nb' | indent(1000000000) }}",
+        "{{ ('a\n' * 99999) | indent('x' * 99999) }}",
+        "{{ '{:{}}'.format(1, 1000000000) }}",
     ],
 )
 def test_a_runaway_template_is_stopped(source):
