@@ -192,6 +192,9 @@ class Engine:
                 logprobs = (samples.logprobs[row],)
         event = self._event(sequence, tokens, logprobs)
         self._events.append(event)
+        sequence.wants_prompt_logprobs = (
+            False  # told; a later preemption need not gather them again
+        )
         if event.finish_reason is not None or sequence.offer:
             self._leave(sequence)
 

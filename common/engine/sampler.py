@@ -48,21 +48,12 @@ class Sampler:
 
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> Samples:
         """Choose each sequence's next token. logits: [rows, vocab] float32, overwritten."""
+        if not sequences:
+            return Samples([], {}, {})
         wanting = [i for i, s in enumerate(sequences) if s.params.logprobs is not None]
         raw = logits[wanting] if wanting else None
-        errors: dict[int, XpydError] = {}
-        for i, sequence in enumerate(sequences):
-            if sequence.edits is not None:
-                try:
-                    sequence.edits.apply(logits[i])
-                except (IndexError, RuntimeError, ValueError) as error:
-                    errors[i] = XpydError(f"sampling failed: {error}")
-        penalised = {i: s.penalties for i, s in enumerate(sequences) if s.penalties is not None}
-        if penalised:
-            for i, counts in penalised.items():
-                counts.catch_up(sequences[i].tokens[: sequences[i].num_tokens])
-            apply_penalties(logits, penalised)
-        drawn = [i for i, sequence in enumerate(sequences) if sequence.params.temperature != 0.0]
+        errors = _edit(logits, sequences)
+        drawn = [i for i, s in enumerate(sequences) if s.params.temperature != 0.0]
         if drawn:
             _prepare_draw(logits, drawn, [sequences[i] for i in drawn])
         chosen = argmax(logits)
@@ -73,13 +64,28 @@ class Sampler:
                 errors.setdefault(i, XpydError("the model's output allows no token"))
         logprobs: dict[int, TokenLogprob] = {}
         if raw is not None:
-            described = describe(
-                raw,
-                [token_ids[i] for i in wanting],
-                [sequences[i].params.logprobs or 0 for i in wanting],
-            )
+            num_top = [sequences[i].params.logprobs or 0 for i in wanting]
+            described = describe(raw, [token_ids[i] for i in wanting], num_top)
             logprobs = dict(zip(wanting, described, strict=True))
         return Samples(token_ids, logprobs, errors)
+
+
+def _edit(logits: Tensor, sequences: list[Sequence]) -> dict[int, XpydError]:
+    """Rare options and penalties, in place. An error ends the request that asked for it."""
+    errors: dict[int, XpydError] = {}
+    penalised: dict[int, PenaltyCounts] = {}
+    for i, sequence in enumerate(sequences):
+        if sequence.edits is not None:
+            try:
+                sequence.edits.apply(logits[i])
+            except (IndexError, RuntimeError, ValueError) as error:
+                errors[i] = XpydError(f"sampling failed: {error}")
+        if sequence.penalties is not None:
+            sequence.penalties.catch_up(sequence.tokens[: sequence.num_tokens])
+            penalised[i] = sequence.penalties
+    if penalised:
+        apply_penalties(logits, penalised)
+    return errors
 
 
 def _prepare_draw(logits: Tensor, rows: list[int], sequences: list[Sequence]) -> None:
