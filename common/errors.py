@@ -1,7 +1,7 @@
 """The exception tree: every error a user, an operator or a peer can meet, with its HTTP status.
 
     XpydError                      500  server_error
-    ├─ BadRequest                  400  invalid_request_error   the client's; `param` names the field
+    ├─ BadRequest                  400  invalid_request_error   the client's, in `param`
     │  ├─ ContextLengthExceeded    400  … code context_length_exceeded
     │  ├─ InvalidApiKey            401  … code invalid_api_key
     │  ├─ PermissionDenied         403  … code permission_denied

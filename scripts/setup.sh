@@ -41,5 +41,7 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
     fi
 fi
 step "installing xpyd and what it needs" pip install -e ".[$extra]"
+echo "setup: compiling CPU kernels (without a compiler they run in plain torch, slower) …"
+.venv/bin/python -c 'from kernels import native_library as n; print("setup: kernels:", n.status().face)'
 echo "$want" > "$stamp"
 echo "setup: done"

@@ -61,28 +61,33 @@ class Cluster:
     connector: str = "shm"
     arguments: tuple[str, ...] = ()  # to every instance
     registry_port: int = field(default_factory=free_port)
-    proxy: Child | None = None
     instances: list[Child] = field(default_factory=list)
     started: list[Child] = field(default_factory=list)  # everything, dead ones too
+    proxies: list[Child] = field(default_factory=list)
     session: aiohttp.ClientSession = field(init=False)
 
     def of(self, role: str) -> list[Child]:
         return [child for child in self.instances if child.plan.role == role]
 
     @property
+    def proxy(self) -> Child:
+        """The latest one."""
+        return self.proxies[-1]
+
+    @property
     def url(self) -> str:
-        assert self.proxy is not None
         return self.proxy.plan.url
 
     def start_proxy(self, *arguments: str, port: int | None = None) -> Child:
         port = port or free_port()
-        self.proxy = self._start(
+        made = self._start(
             "proxy",
             "proxy",
             port,
             ["proxy", "--port", str(port), "--registry-port", str(self.registry_port), *arguments],
         )
-        return self.proxy
+        self.proxies.append(made)
+        return made
 
     def start_instance(self, role: str, *arguments: str, port: int | None = None) -> Child:
         port = port or free_port()
@@ -109,7 +114,7 @@ class Cluster:
 
     async def healthy(self, *children: Child, timeout_s: float = START_S) -> None:
         """Wait until each answers 200; default: all."""
-        everybody = [*self.instances, *([self.proxy] if self.proxy else [])]
+        everybody = [*self.instances, *self.proxies[-1:]]
         deadline = time.monotonic() + timeout_s
         for child in children or everybody:
             while await self.status(f"{child.plan.url}/health") != 200:

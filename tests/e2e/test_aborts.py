@@ -62,7 +62,7 @@ def test_a_hang_up_reads_as_a_prefix_of_the_full_answer(tmp_path):
         async with cluster(tmp_path, prefill=1, decode=1, arguments=ARGUMENTS) as made:
             sampling = {"max_tokens": 60, "ignore_eos": True, "temperature": 0.8, "seed": 3}
             full = await made.generate(made.url, SHORT, **sampling)
-            seen = []
+            seen: list[int] = []
             async for event in made.stream(made.url, SHORT, **sampling):
                 seen += event["choices"][0]["token_ids"] if event["choices"] else []
                 if len(seen) > 20:

@@ -24,7 +24,7 @@ END_S = 8.0  # noticed in three seconds, told at once; the rest is this machine'
 
 async def outcome(made, tokens, sampling):
     """(tokens seen, "done" | "error" | what went wrong): how one stream ended."""
-    seen = []
+    seen: list[int] = []
     try:
         async for event in made.stream(made.url, tokens, **sampling):
             if "error" in event:

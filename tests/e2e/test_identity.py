@@ -5,6 +5,7 @@ The oracle is the co-located engine (`--role both`), asked one request at a time
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,11 @@ def workload():
         if i % 3 == 0:
             common = min(length - 1, draw.randrange(1, 700))
             tokens = shared[i % 2][:common] + tokens[common:]
-        sampling = {"max_tokens": draw.randrange(1, 24), "temperature": 0, "ignore_eos": True}
+        sampling: dict[str, Any] = {
+            "max_tokens": draw.randrange(1, 24),
+            "temperature": 0,
+            "ignore_eos": True,
+        }
         if i % 2:
             sampling |= {"temperature": 0.8, "seed": 1000 + i}
         made.append((tokens, sampling))

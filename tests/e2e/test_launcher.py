@@ -40,7 +40,8 @@ def up(tmp_path):
         if process.poll() is None:
             process.terminate()
             process.wait(60)
-        process.stdout.close()
+        if process.stdout:
+            process.stdout.close()
 
 
 def until_ready(process, timeout_s=120):

@@ -71,6 +71,7 @@ def test_a_stream_joins_to_the_whole_answer(client):
         usage = chunk.usage or usage
     assert "".join(pieces) == whole
     assert "Shakespeare" in whole
+    assert usage is not None
     assert usage.completion_tokens > 0
 
 

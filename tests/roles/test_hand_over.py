@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ class Proxy:
 
     def __init__(self):
         self.accepted = {}
-        self.events = {"p": {}, "d": {}}
+        self.events: dict[str, dict[str, list[Any]]] = {"p": {}, "d": {}}
         self.failed = {}
         self.changed = asyncio.Event()
 
@@ -75,7 +76,7 @@ class Proxy:
 
     def tokens(self, request_id):
         """Deduplicated by index, as the relay does."""
-        found = {}
+        found: dict[int, int] = {}
         for side in ("p", "d"):
             for event in self.events[side].get(request_id, []):
                 for offset, token in enumerate(event.token_ids):

@@ -1,3 +1,5 @@
+from typing import Any
+
 from common.errors import Overloaded
 from common.instance.outbox import Origin, Outbox
 from common.request import FinishReason, TokenEvent
@@ -6,7 +8,7 @@ from common.wire import Accepted, Failed, KVHandle, Tokens
 HANDLE = KVHandle("offer", "p", "1", "tcp://127.0.0.1:1", "shm", "f", 3, 1)
 
 
-class Sent(list):
+class Sent(list[Any]):
     def __call__(self, peer, message):
         self.append((peer, message))
         return True
