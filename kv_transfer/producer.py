@@ -271,7 +271,7 @@ class KVProducer:
     def _admit(self, batch: Batch) -> None:
         """The blocks join their offer, or go back if it has ended."""
         filled, offer = batch.filled, batch.offer
-        if offer is None or self._leases.of_request(filled.request_id) is not offer:
+        if offer is None or not offer.is_live:
             self._free_blocks(filled.block_ids)
             return
         if not _continues(offer, batch):

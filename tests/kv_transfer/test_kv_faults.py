@@ -16,10 +16,12 @@ from common.errors import (
     PeerLost,
     TransferError,
 )
-from kv_transfer import copier
+from kv_transfer import consumer, copier
+from kv_transfer import messages as m
+from kv_transfer.claim import Claim
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.transport.memory import MemoryTransport
-from tests.kv_transfer.ends import Pool, ends, identity, until
+from tests.kv_transfer.ends import NEEDS_NIXL, Pool, ends, identity, until
 from tests.kv_transfer.faults import Relay, Stall
 
 
@@ -240,8 +242,8 @@ def test_of_two_consumers_one_gets_the_offer():
             other = KVConsumer(identity("d2"), pool.region, MemoryTransport(pool.region))
             handle = both.producer.offer("r", 16, 1)
             fetches = [
-                asyncio.ensure_future(consumer.fetch(handle, [0], 0, time.monotonic() + 5))
-                for consumer in (both.consumer, other)
+                asyncio.ensure_future(each.fetch(handle, [0], 0, time.monotonic() + 5))
+                for each in (both.consumer, other)
             ]
             await until(lambda: any(fetch.done() for fetch in fetches))
             both.extend("r", 0, [5], first_token=4)
@@ -371,5 +373,77 @@ def test_releasing_while_a_block_is_being_stored_frees_it_only_afterwards(tmp_pa
             both.extend("r", 0, [6], first_token=2)
             assert await both.fetch(handle, [0]) == 2
             both.assert_copied([6], [0])
+
+    asyncio.run(body())
+
+
+def test_closing_the_producer_waits_for_the_block_being_stored(tmp_path):
+    async def body():
+        stall = Stall()
+        async with ends("shared_storage", wrap=stall, storage_dir=str(tmp_path)) as both:
+            both.producer.offer("r", 32, 2)
+            both.extend("r", 0, [5])
+            both.extend("r", 1, [6], first_token=1)
+            await until(stall.reached.is_set)
+            closing = asyncio.ensure_future(both.producer.close())
+            await asyncio.sleep(0.1)
+            assert both.source.num_held == 2 and not closing.done()
+            stall.go.set()
+            await closing
+            assert both.source.num_held == 0
+
+    asyncio.run(body())
+
+
+def test_a_confirmed_fetch_is_not_undone_by_what_comes_after():
+    """A heartbeat that crosses the confirmation is refused, for the offer has ended."""
+
+    async def body():
+        async with ends() as both:
+            claim = Claim(both.producer.offer("r", 0, 0), 4096)
+            claim.on_message(m.Opened(claim.token, 10.0, 16, 4096, b""))
+            claim.on_message(m.Ready(claim.token, 0, (), (), (), True, 8))
+            claim.on_message(m.Finished(claim.token, ()))
+            claim.on_message(m.Refused(claim.token, "kv_lease_expired", "the claim has ended"))
+            claim.fail(PeerLost("silence"))
+            await claim.until(lambda: claim.finished is not None)
+            assert claim.verified() == 8
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("connector", ["shm", pytest.param("nixl", marks=NEEDS_NIXL)])
+def test_a_producer_that_is_not_read_any_more_is_let_go(connector, monkeypatch):
+    monkeypatch.setattr(consumer, "IDLE_S", 0.2)
+
+    async def body():
+        async with ends(connector) as both:
+            for i in range(3):
+                await both.fetch(both.offer(f"r{i}", [1]), [2])
+                assert both.consumer.snapshot()["peers"] == 1
+            await asyncio.sleep(0.1)
+            assert both.consumer.snapshot()["peers"] == 1
+            await until(lambda: both.consumer.snapshot()["peers"] == 0)
+            assert await both.fetch(both.offer("again", [1], first_token=3), [2]) == 3
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("connector", ["shm", pytest.param("nixl", marks=NEEDS_NIXL)])
+def test_waiting_costs_no_processor_time(connector):
+    async def body():
+        async with ends(connector) as both:
+            fetch = asyncio.ensure_future(both.fetch(both.producer.offer("r", 32, 2), [0, 1]))
+            both.extend("r", 0, [5])
+            await until(lambda: both.consumer.snapshot()["bytes_read"])
+            before = time.process_time()
+            await asyncio.sleep(1)
+            assert time.process_time() - before < 0.2
+            both.extend("r", 1, [6], first_token=1)
+            await fetch
+            await asyncio.sleep(0.1)
+            before = time.process_time()
+            await asyncio.sleep(1)
+            assert time.process_time() - before < 0.03
 
     asyncio.run(body())

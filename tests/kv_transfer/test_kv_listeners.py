@@ -19,10 +19,12 @@ from common.errors import ConfigError, LayoutMismatch, PeerLost, TransferError
 from common.rpc import Link
 from common.wire import Decoder, Message
 from kv_transfer import messages as m
+from kv_transfer.config import KVTransferConfig
+from kv_transfer.connector import make_transport
 from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Gate
 from kv_transfer.transport.shm import ShmDescription, ShmTransport
-from tests.kv_transfer.ends import FINGERPRINT, Pool, ends, until
+from tests.kv_transfer.ends import FINGERPRINT, Pool, ends, identity, until
 from tests.kv_transfer.faults import RogueProducer
 
 CLAIM = "0123456789abcdef" * 2
@@ -202,8 +204,8 @@ def test_one_connection_may_not_open_a_claim_twice():
 # --- a producer that lies ------------------------------------------------------------------------
 
 
-def opened(message, **changes):
-    return msgspec.structs.replace(m.Opened(message.claim, 10.0, 16, 4096, b"?"), **changes)
+def opened(message, region, **changes):
+    return msgspec.structs.replace(m.Opened(message.claim, 10.0, 16, 4096, region), **changes)
 
 
 def ready(message, **changes):
@@ -212,36 +214,61 @@ def ready(message, **changes):
     )
 
 
+def lies(**changes):
+    return lambda message, region: [opened(message, region), ready(message, **changes)]
+
+
 LIES = {
-    "block outside its pool": (lambda o: [opened(o), ready(o, block_ids=(3, 16))], TransferError),
-    "far outside": (lambda o: [opened(o), ready(o, block_ids=(2**31 - 1, 0))], TransferError),
-    "before opened": (lambda o: [ready(o)], TransferError),
-    "not from the start": (lambda o: [opened(o), ready(o, first=1)], TransferError),
-    "too few epochs": (lambda o: [opened(o), ready(o, epochs=(1,))], TransferError),
-    "too few hashes": (lambda o: [opened(o), ready(o, hashes=("0" * 16,))], TransferError),
-    "more than offered": (
-        lambda o: [opened(o), ready(o, block_ids=(1, 2, 3), epochs=(1, 1, 1))],
+    "block outside its pool": (lies(block_ids=(3, 16)), TransferError, "outside its pool"),
+    "far outside": (lies(block_ids=(2**31 - 1, 0)), TransferError, "outside its pool"),
+    "not from the start": (lies(first=1), TransferError, "order"),
+    "too few epochs": (lies(epochs=(1,)), TransferError, "malformed"),
+    "too few hashes": (lies(hashes=("0" * 16,)), TransferError, "malformed"),
+    "more than offered": (lies(block_ids=(1, 2, 3), epochs=(1, 1, 1)), TransferError, "malformed"),
+    "ends early": (lies(block_ids=(1,), epochs=(1,)), TransferError, "early"),
+    "no first token": (lies(first_token=None), TransferError, "early"),
+    "goes on after the end": (
+        lambda o, region: [opened(o, region), ready(o), ready(o, first=2, block_ids=(), epochs=())],
         TransferError,
+        "order",
     ),
-    "ends early": (lambda o: [opened(o), ready(o, block_ids=(1,), epochs=(1,))], TransferError),
-    "no first token": (lambda o: [opened(o), ready(o, first_token=None)], TransferError),
-    "other block size": (lambda o: [opened(o, block_bytes=8192)], LayoutMismatch),
-    "unknown error": (lambda o: [m.Refused(o.claim, "model_not_found", "no")], TransferError),
-    "nobody's memory": (lambda o: [opened(o, region=b"?" * 16), ready(o)], LayoutMismatch),
+    "before opened": (lambda o, _: [ready(o)], TransferError, "order"),
+    "other block size": (
+        lambda o, region: [opened(o, region, block_bytes=8192)],
+        LayoutMismatch,
+        "block_bytes",
+    ),
+    "larger pool than memory": (
+        lambda o, region: [opened(o, region, num_blocks=17), ready(o)],
+        LayoutMismatch,
+        "smaller",
+    ),
+    "nobody's memory": (lambda o, _: [opened(o, b"?" * 16), ready(o)], LayoutMismatch, "process"),
+    "unknown error": (
+        lambda o, _: [m.Refused(o.claim, "model_not_found", "why not")],
+        TransferError,
+        "why not",
+    ),
 }
 
 
+@pytest.mark.parametrize("connector", ["memory", "shm"])
 @pytest.mark.parametrize("lie", LIES)
-def test_a_consumer_believes_no_lie(lie):
-    answers, error = LIES[lie]
+def test_a_consumer_believes_no_lie(lie, connector):
+    """The rogue has real memory: only what it says is wrong."""
+    answers, error, text = LIES[lie]
+    if (lie, connector) == ("nobody's memory", "shm"):
+        error, text = TransferError, "malformed"
 
     async def body():
-        async with ends() as both:
-            rogue = RogueProducer(Open=answers, Renew=lambda _: [m.Renewed()])
+        async with ends(connector) as both:
+            memory = make_transport(KVTransferConfig(connector), both.source.region, identity("p"))
+            region = memory.describe()
+            rogue = RogueProducer(Open=lambda o: answers(o, region), Renew=lambda _: [m.Renewed()])
             before = both.target.blocks.copy()
             handle = both.producer.offer("r", 32, 2)
             handle = msgspec.structs.replace(handle, side_channel=rogue.endpoint)
-            with pytest.raises(error):
+            with pytest.raises(error, match=text):
                 await both.fetch(handle, [0, 1], timeout_s=3)
             assert (both.target.blocks == before).all()
             await until(lambda: any(isinstance(each, m.Cancel) for each in rogue.heard))

@@ -135,6 +135,9 @@ def test_a_growing_offer_crosses_processes(settings):
             assert await fetch == 9
             assert (consumer.pool.blocks[[8, 9, 10, 11]] == SOURCE[[5, 6, 1, 3]]).all()
             assert (await producer.ask(do="snapshot"))["held"] == 0
+            assert consumer.consumer.snapshot()["peers"] == 1
+            await producer.kill()  # its memory is let go at once, although nothing was being read
+            await until(lambda: consumer.consumer.snapshot()["peers"] == 0)
 
     asyncio.run(body())
 
