@@ -226,8 +226,12 @@ class Membership:
             return []
         if member.is_connected:
             member.heard_at = now
+            log.warning("instance_id=%s: its connection broke", instance_id)
+        effects: list[Effect] = [Disconnect(instance_id)]
+        if member.is_connected:
+            effects.append(Lost(instance_id, "its connection broke"))
         member.state, member.is_linked = State.CONNECTING, False
-        return [Disconnect(instance_id), Lost(instance_id, "its connection broke")]
+        return effects
 
     # --- time and people ---------------------------------------------------------------------
 
@@ -278,11 +282,12 @@ class Membership:
         return []
 
     def _die(self, member: Member, reason: str) -> list[Effect]:
-        member.state, member.load = State.DEAD, None
-        effects: list[Effect] = [Lost(member.info.instance_id, reason)]
+        effects: list[Effect] = []
         if member.is_linked:
-            effects.insert(0, Disconnect(member.info.instance_id))
-        member.is_linked = False
+            effects.append(Disconnect(member.info.instance_id))
+        if member.is_connected:  # otherwise it has nothing to lose
+            effects.append(Lost(member.info.instance_id, reason))
+        member.state, member.load, member.is_linked = State.DEAD, None, False
         log.warning("instance_id=%s is dead: %s", member.info.instance_id, reason)
         return effects
 
