@@ -18,7 +18,7 @@ from common.api.logprobs import chat_logprobs, prompt_logprobs
 from common.api.prompts import chat_prompt, truncate
 from common.api.protocol import ChatRequest
 from common.api.refusals import CHAT, refuse
-from common.api.sse import EventStream, encode_json, event, json_answer
+from common.api.sse import ChunkWriter, EventStream, json_answer
 from common.api.tools import CallDelta, ContentDelta, Delta, ToolCallParser
 from common.errors import BadRequest
 
@@ -66,19 +66,17 @@ class _Chat:
         self._ask = ask
         self._generation = generation
         self._fingerprint = f"xpyd-{version}"
-        self._with_usage = bool(ask.stream_options and ask.stream_options.include_usage)
-        self._with_running_usage = bool(
-            ask.stream_options and ask.stream_options.continuous_usage_stats
+        self._chunks = ChunkWriter(
+            {
+                "id": generation.id,
+                "object": "chat.completion.chunk",
+                "created": generation.created,
+                "model": generation.card.name,
+                "system_fingerprint": self._fingerprint,
+            },
+            ask.stream_options,
+            generation.usage.body,
         )
-        self._envelope = {
-            "id": generation.id,
-            "object": "chat.completion.chunk",
-            "created": generation.created,
-            "model": generation.card.name,
-            "system_fingerprint": self._fingerprint,
-        }
-        # All chunks begin alike: {…,"choices":[ is encoded once.
-        self._head = b"data: " + encode_json(self._envelope)[:-1] + b',"choices":['
         self._reads_tools = ask.tools is not None and ask.tool_choice != "none"
 
     # --- whole -----------------------------------------------------------------------------------
@@ -150,33 +148,39 @@ class _Chat:
         opening = b"".join(map(self._opening, range(generation.num_choices)))
         async with aclosing(generation.pieces()) as pieces:
             async for piece in pieces:
-                data = opening + self._chunks(piece, parsers[piece.choice])
+                data = opening + self._events(piece, parsers[piece.choice])
                 opening = b""
                 if data:
                     yield data
-        if self._with_usage:
-            yield event({**self._envelope, "choices": [], "usage": generation.usage.body()})
+        if data := self._chunks.last():
+            yield data
 
     def _opening(self, number: int) -> bytes:
+        extra: dict[str, Any] = {}
+        if self._ask.return_token_ids:
+            extra["prompt_token_ids"] = self._generation.prompts[0].token_ids
         delta = {"role": "assistant", "content": ""}
-        return self._chunk(number, delta, is_first=True)
+        return self._chunks.chunk(_streamed_choice(number, delta), **extra)
 
-    def _chunks(self, piece: Piece, parser: ToolCallParser | None) -> bytes:
+    def _events(self, piece: Piece, parser: ToolCallParser | None) -> bytes:
         """All events of one piece; b"" if it has nothing to show yet."""
         deltas = self._deltas(piece, parser)
         logprobs = self._logprobs(piece)
-        token_ids = piece.token_ids if self._ask.return_token_ids else None
-        if not deltas and (logprobs or token_ids):
+        shows_ids = self._ask.return_token_ids and bool(piece.token_ids)
+        if not deltas and (logprobs or shows_ids):
             deltas = [{}]
-        data = b""
-        for delta in deltas:  # the first one carries what belongs to the tokens
-            data += self._chunk(piece.choice, delta, logprobs=logprobs, token_ids=token_ids)
-            logprobs = token_ids = None
+        choices = [_streamed_choice(piece.choice, delta) for delta in deltas]
+        if choices:  # the first one carries what belongs to the tokens
+            choices[0]["logprobs"] = logprobs
+            if shows_ids:
+                choices[0]["token_ids"] = piece.token_ids
         if piece.finish_reason:
             has_calls = parser is not None and parser.num_calls > 0
-            reason = _finish_reason(piece.finish_reason, has_calls)
-            data += self._chunk(piece.choice, {}, reason=reason, stop_reason=piece.stop_reason)
-        return data
+            ending = _streamed_choice(piece.choice, {})
+            ending["finish_reason"] = _finish_reason(piece.finish_reason, has_calls)
+            ending["stop_reason"] = piece.stop_reason
+            choices.append(ending)
+        return b"".join(map(self._chunks.chunk, choices))
 
     def _deltas(self, piece: Piece, parser: ToolCallParser | None) -> list[dict[str, Any]]:
         if parser is None:
@@ -190,32 +194,6 @@ class _Chat:
             else {"content": delta.text}
             for delta in found
         ]
-
-    def _chunk(
-        self,
-        number: int,
-        delta: dict[str, Any],
-        *,
-        logprobs: dict[str, Any] | None = None,
-        token_ids: tuple[int, ...] | None = None,
-        reason: str | None = None,
-        stop_reason: str | int | None = None,
-        is_first: bool = False,
-    ) -> bytes:
-        choice = {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        if reason is not None:
-            choice["stop_reason"] = stop_reason
-        if token_ids is not None:
-            choice["token_ids"] = token_ids
-        tail = b"}\n\n"
-        if self._with_running_usage:
-            tail = b',"usage":' + encode_json(self._generation.usage.body()) + tail
-        elif self._with_usage:
-            tail = b',"usage":null' + tail
-        if is_first and self._ask.return_token_ids:
-            prompt = encode_json(self._generation.prompts[0].token_ids)
-            tail = b',"prompt_token_ids":' + prompt + tail
-        return self._head + encode_json(choice) + b"]" + tail
 
     # --- both ------------------------------------------------------------------------------------
 
@@ -235,6 +213,10 @@ class _Chat:
         if not self._reads_tools:
             return None
         return ToolCallParser(None if self._ask.parallel_tool_calls else 1)
+
+
+def _streamed_choice(number: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
 
 
 def _finish_reason(reason: str | None, has_calls: bool) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -18,7 +18,7 @@ from common.api.logprobs import completion_logprobs, prompt_logprobs
 from common.api.prompts import completion_prompts, truncate
 from common.api.protocol import CompletionRequest
 from common.api.refusals import COMPLETIONS, refuse
-from common.api.sse import EventStream, encode_json, event, json_answer
+from common.api.sse import ChunkWriter, EventStream, json_answer
 from common.errors import BadRequest
 from common.request import TokenLogprob
 from common.text import TextModel
@@ -63,7 +63,7 @@ def _demand(ask: CompletionRequest) -> Demand:
     echoed = ask.logprobs if ask.echo else None
     asked = [k for k in (ask.prompt_logprobs, echoed) if k is not None]
     return Demand(
-        max_tokens=None if ask.max_tokens is None else max(1, ask.max_tokens),
+        max_tokens=ask.max_tokens,
         default_max_tokens=DEFAULT_MAX_TOKENS,
         choices=candidates,
         logprobs=0 if ranks and ask.logprobs is None else ask.logprobs,
@@ -80,10 +80,7 @@ class _Completion:
         self._ask = ask
         self._generation = generation
         self._text: TextModel = generation.text
-        self._with_usage = bool(ask.stream_options and ask.stream_options.include_usage)
-        self._with_running_usage = bool(
-            ask.stream_options and ask.stream_options.continuous_usage_stats
-        )
+        self._echoes = [self._echo(prompt) for prompt in generation.prompts]
         self._envelope = {
             "id": generation.id,
             "object": "text_completion",
@@ -91,19 +88,17 @@ class _Completion:
             "model": generation.card.name,
             "system_fingerprint": f"xpyd-{version}",
         }
-        self._head = b"data: " + encode_json(self._envelope)[:-1] + b',"choices":['
+        self._chunks = ChunkWriter(self._envelope, ask.stream_options, generation.usage.body)
 
     # --- whole -----------------------------------------------------------------------------------
 
     async def complete(self) -> dict[str, Any]:
         answers = await collect(self._generation)
-        if self._ask.max_tokens == 0:
-            self._generation.usage.completion_tokens = 0  # the one that was made is not given
         choices: list[dict[str, Any]] = []
-        for n, prompt in enumerate(self._generation.prompts):
+        for n in range(len(self._generation.prompts)):
             mine = answers[n * self._generation.choices_per_prompt :]
             for answer in self._best(mine[: self._generation.choices_per_prompt]):
-                choices.append(self._choice(len(choices), prompt, answer))
+                choices.append(self._choice(len(choices), n, answer))
         usage = self._generation.usage.body()
         return {**self._envelope, "choices": choices, "usage": usage}
 
@@ -114,27 +109,18 @@ class _Completion:
         candidates.sort(key=lambda answer: sum(t.logprob for t in answer.logprobs), reverse=True)
         return candidates[: self._ask.n]
 
-    def _choice(self, number: int, prompt: Prompt, answer: Answer) -> dict[str, Any]:
-        ask = self._ask
-        echoed = self._echo(prompt) if ask.echo else ""
-        keeps_answer = ask.max_tokens != 0
+    def _choice(self, number: int, prompt_index: int, answer: Answer) -> dict[str, Any]:
+        ask, prompt = self._ask, self._generation.prompts[prompt_index]
         choice: dict[str, Any] = {
             "index": number,
-            "text": echoed + (answer.text if keeps_answer else ""),
-            "logprobs": None,
-            "finish_reason": answer.finish_reason if keeps_answer else "length",
-            "stop_reason": answer.stop_reason if keeps_answer else None,
+            "text": self._echoes[prompt_index] + answer.text,
+            "logprobs": self._logprobs(prompt_index, answer, answer.prompt_logprobs, is_first=True),
+            "finish_reason": answer.finish_reason,
+            "stop_reason": answer.stop_reason,
         }
-        if ask.logprobs is not None:
-            table = _LogprobTable(self._text, ask)
-            if ask.echo:
-                table.add_prompt(prompt, answer.prompt_logprobs)
-            if keeps_answer:
-                table.add(answer.token_ids, answer.logprobs, answer.text_offsets, len(echoed))
-            choice["logprobs"] = table.body()
         if ask.return_token_ids:
             choice["prompt_token_ids"] = prompt.token_ids
-            choice["token_ids"] = answer.token_ids if keeps_answer else []
+            choice["token_ids"] = answer.token_ids
         if ask.prompt_logprobs is not None:
             choice["prompt_logprobs"] = prompt_logprobs(
                 self._text.vocabulary,
@@ -144,62 +130,71 @@ class _Completion:
             )
         return choice
 
-    def _echo(self, prompt: Prompt) -> str:
-        if prompt.text is not None:
-            return prompt.text
-        return self._text.decode(
-            prompt.token_ids, skip_special_tokens=self._ask.skip_special_tokens
-        )
-
     # --- streamed --------------------------------------------------------------------------------
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Encoded events, the first with the first token."""
         async with aclosing(self._generation.pieces()) as pieces:
             async for piece in pieces:
-                if data := self._chunks(piece):
+                if data := self._event(piece):
                     yield data
-        if self._ask.max_tokens == 0:
-            self._generation.usage.completion_tokens = 0
-        if self._with_usage:
-            usage = self._generation.usage.body()
-            yield event({**self._envelope, "choices": [], "usage": usage})
+        if data := self._chunks.last():
+            yield data
 
-    def _chunks(self, piece: Piece) -> bytes:
-        """All events of one piece; b"" if it has nothing to show yet."""
+    def _event(self, piece: Piece) -> bytes:
+        """The event of one piece; b"" if it has nothing to show yet."""
         ask = self._ask
-        prompt = self._generation.prompts[piece.choice // self._generation.choices_per_prompt]
-        keeps_answer = ask.max_tokens != 0
-        echoed = self._echo(prompt) if ask.echo else ""
-        text = piece.text if keeps_answer else ""
-        choice: dict[str, Any] = {"index": piece.choice, "text": text, "logprobs": None}
-        choice["finish_reason"] = piece.finish_reason
+        prompt_index = piece.choice // self._generation.choices_per_prompt
+        is_first = piece.first is not None
+        choice: dict[str, Any] = {
+            "index": piece.choice,
+            "text": self._echoes[prompt_index] + piece.text if is_first else piece.text,
+            "logprobs": self._logprobs(
+                prompt_index,
+                piece,
+                piece.first.prompt_logprobs if piece.first else (),
+                is_first=is_first,
+            ),
+            "finish_reason": piece.finish_reason,
+        }
         if piece.finish_reason:
             choice["stop_reason"] = piece.stop_reason
-        has_more = False
-        if piece.first is not None and ask.echo:
-            choice["text"] = echoed + text
-        if ask.logprobs is not None:
-            table = _LogprobTable(self._text, ask)
-            if piece.first is not None and ask.echo:
-                table.add_prompt(prompt, piece.first.prompt_logprobs)
-            if keeps_answer:
-                table.add(piece.token_ids, piece.logprobs, piece.text_offsets, len(echoed))
-            choice["logprobs"] = table.body()
-            has_more = table.num_tokens > 0
         if ask.return_token_ids:
-            choice["token_ids"] = piece.token_ids if keeps_answer else []
-            if piece.first is not None:
-                choice["prompt_token_ids"] = prompt.token_ids
-            has_more = True
-        if not (choice["text"] or has_more or piece.finish_reason):
-            return b""
-        return self._head + encode_json(choice) + b"]" + self._tail()
+            choice["token_ids"] = piece.token_ids
+            if is_first:
+                choice["prompt_token_ids"] = self._generation.prompts[prompt_index].token_ids
+        if choice["text"] or choice["logprobs"] or piece.finish_reason or "token_ids" in choice:
+            return self._chunks.chunk(choice)
+        return b""
 
-    def _tail(self) -> bytes:
-        if self._with_running_usage:
-            return b',"usage":' + encode_json(self._generation.usage.body()) + b"}\n\n"
-        return b',"usage":null}\n\n' if self._with_usage else b"}\n\n"
+    # --- both ------------------------------------------------------------------------------------
+
+    def _echo(self, prompt: Prompt) -> str:
+        if not self._ask.echo:
+            return ""
+        if prompt.text is not None:
+            return prompt.text
+        skip = self._ask.skip_special_tokens
+        return self._text.decode(prompt.token_ids, skip_special_tokens=skip)
+
+    def _logprobs(
+        self,
+        prompt_index: int,
+        of: Piece | Answer,
+        of_prompt: tuple[TokenLogprob | None, ...],
+        *,
+        is_first: bool,
+    ) -> dict[str, Any] | None:
+        """The four lists, the prompt's entries before the first of the answer's if it is echoed."""
+        ask = self._ask
+        if ask.logprobs is None:
+            return None
+        table = _LogprobTable(self._text, ask)
+        if ask.echo and is_first:
+            table.add_prompt(self._generation.prompts[prompt_index], of_prompt)
+        first_offset = len(self._echoes[prompt_index])
+        table.add(of.token_ids, of.logprobs, of.text_offsets, first_offset)
+        return table.body()
 
 
 class _LogprobTable:
@@ -213,10 +208,6 @@ class _LogprobTable:
         self._logprobs: list[TokenLogprob | None] = []
         self._offsets: list[int] = []
 
-    @property
-    def num_tokens(self) -> int:
-        return len(self._token_ids)
-
     def add_prompt(self, prompt: Prompt, logprobs: tuple[TokenLogprob | None, ...]) -> None:
         """The first token of a text has no log-probability."""
         offset = 0
@@ -229,9 +220,9 @@ class _LogprobTable:
 
     def add(
         self,
-        token_ids: tuple[int, ...] | list[int],
-        logprobs: tuple[TokenLogprob, ...] | list[TokenLogprob],
-        offsets: tuple[int, ...] | list[int],
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprob],
+        offsets: Sequence[int],
         first_offset: int,
     ) -> None:
         self._token_ids += token_ids

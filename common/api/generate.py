@@ -21,7 +21,7 @@ from common.api.protocol import AbortRequest, GenerateRequest
 from common.api.refusals import GENERATE, refuse
 from common.api.running import Running
 from common.api.sampling import check_token_ids
-from common.api.sse import EventStream, event, json_answer
+from common.api.sse import ChunkWriter, EventStream, json_answer
 from common.errors import BadRequest
 
 
@@ -97,17 +97,13 @@ class _Generated:
         return body
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        options = self._ask.stream_options
-        with_running_usage = bool(options and options.continuous_usage_stats)
-        usage = self._generation.usage
+        usage = self._generation.usage.body
+        chunks = ChunkWriter(self._envelope, self._ask.stream_options, usage)
         async with aclosing(self._generation.pieces()) as pieces:
             async for piece in pieces:
-                chunk = {**self._envelope, "choices": [self._choice(piece.choice, piece)]}
-                if with_running_usage:
-                    chunk["usage"] = usage.body()
-                yield event(chunk)
-        if options and options.include_usage:
-            yield event({**self._envelope, "choices": [], "usage": usage.body()})
+                yield chunks.chunk(self._choice(piece.choice, piece))
+        if data := chunks.last():
+            yield data
 
     def _choice(self, number: int, of: Answer | Piece) -> dict[str, Any]:
         choice: dict[str, Any] = {

@@ -70,7 +70,7 @@ class Usage:
 class Demand:
     """What a sequence needs beyond the sampling fields."""
 
-    max_tokens: int | None
+    max_tokens: int | None  # 0: only the prompt is wanted, with its log-probabilities
     default_max_tokens: int | None
     choices: int
     logprobs: int | None
@@ -129,7 +129,7 @@ class Generation:
             fit(
                 params,
                 len(prompt.token_ids),
-                demand.max_tokens,
+                1 if demand.max_tokens == 0 else demand.max_tokens,
                 demand.default_max_tokens,
                 limits,
             )
@@ -142,8 +142,9 @@ class Generation:
         merged = merge(runs)
         try:
             async for piece in merged:
-                self._count(piece)
-                yield piece
+                given = piece if self._demand.max_tokens != 0 else _without_answer(piece)
+                self._count(given)
+                yield given
         finally:
             await merged.aclose()
 
@@ -182,6 +183,12 @@ class Generation:
                 self.usage.cached_tokens += piece.first.num_cached_tokens
             if not self._info.timings:
                 self._info.timings = dict(piece.first.timings)
+
+
+def _without_answer(piece: Piece) -> Piece:
+    """Engines make at least one token; a client that asked for none does not see it."""
+    reason = "length" if piece.finish_reason else None
+    return Piece(piece.choice, finish_reason=reason, first=piece.first)
 
 
 @dataclass(slots=True)

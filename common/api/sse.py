@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from common.api.context import info_of
 from common.api.disconnect import ClientGone, until_disconnect
 from common.api.errors import error_body
+from common.api.protocol import StreamOptions
 from common.errors import XpydError
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,37 @@ _HEADERS = [
 encode_json = msgspec.json.Encoder().encode
 
 
-def event(body: dict[str, Any]) -> bytes:
-    return b"data: " + encode_json(body) + b"\n\n"
+class ChunkWriter:
+    """The chunks of one stream. All begin alike, so their beginning is encoded once."""
+
+    def __init__(
+        self,
+        envelope: dict[str, Any],
+        options: StreamOptions | None,
+        usage: Callable[[], dict[str, Any]],
+    ) -> None:
+        """`envelope`: the fields that all chunks share. `usage`: asked when a chunk shows it."""
+        self._head = b"data: " + encode_json(envelope)[:-1] + b',"choices":['
+        self._shows_usage = options is not None and options.include_usage
+        self._shows_running_usage = options is not None and options.continuous_usage_stats
+        self._usage = usage
+
+    def chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:
+        """One event with one choice; `extra` fields go beside `choices`."""
+        tail = b"]"
+        for name, value in extra.items():
+            tail += b',"' + name.encode() + b'":' + encode_json(value)
+        if self._shows_running_usage:
+            tail += b',"usage":' + encode_json(self._usage())
+        elif self._shows_usage:
+            tail += b',"usage":null'
+        return self._head + encode_json(choice) + tail + b"}\n\n"
+
+    def last(self) -> bytes:
+        """The event that comes after all choices have ended; b"" if nobody asked for it."""
+        if not self._shows_usage:
+            return b""
+        return self._head + b'],"usage":' + encode_json(self._usage()) + b"}\n\n"
 
 
 async def json_answer(

@@ -83,18 +83,32 @@ def test_chat_deltas_add_up_to_the_whole_answer(
     stop=st.sampled_from([None, ["e", "👍"]]),
     echo=st.booleans(),
     logprobs=st.sampled_from([None, 0, 2]),
+    max_tokens=st.sampled_from([None, 0, 3]),
 )
 @settings(max_examples=40, deadline=None)
-def test_completion_deltas_add_up_to_the_whole_answer(ids, per_event, stop, echo, logprobs):
+def test_completion_deltas_add_up_to_the_whole_answer(
+    ids, per_event, stop, echo, logprobs, max_tokens
+):
     app = InProcess(ScriptedEngine(Script(ids, tokens_per_event=per_event), model=MODEL))
-    ask = {"prompt": ["Hi é", "b"], "stop": stop, "echo": echo, "logprobs": logprobs}
+    echo = echo or max_tokens == 0
+    ask = {
+        "prompt": ["Hi é", "b"],
+        "stop": stop,
+        "echo": echo,
+        "logprobs": logprobs,
+        "max_tokens": max_tokens,
+        "return_token_ids": echo,
+    }
     whole = app.complete(**ask).json()
-    chunks = events(app.complete(**ask, stream=True))
+    *chunks, last = events(app.complete(**ask, stream=True, stream_options={"include_usage": True}))
+    assert last["usage"] == whole["usage"]
     for number in (0, 1):
         mine = [c["choices"][0] for c in chunks if c["choices"][0]["index"] == number]
         choice = whole["choices"][number]
         assert "".join(c["text"] for c in mine) == choice["text"]
         assert mine[-1]["finish_reason"] == choice["finish_reason"]
+        if echo:
+            assert [i for c in mine for i in c["token_ids"]] == choice["token_ids"]
         if logprobs is not None:
             for name in ("tokens", "token_logprobs", "text_offset"):
                 joined = [entry for c in mine for entry in c["logprobs"][name]]
