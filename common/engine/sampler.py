@@ -105,20 +105,22 @@ def _prepare_draw(logits: Tensor, rows: list[int], sequences: list[Sequence]) ->
         min_p = torch.tensor([params[i].min_p for i in some], device=device)
         top_k = torch.tensor([params[i].top_k for i in some], device=device)
         top_p = torch.tensor([params[i].top_p for i in some], device=device)
-        kept = x[some]
+        kept = x[some] if whole else x
         kept.masked_fill_(kept < cut_off(kept, min_p, top_k, top_p)[:, None], float("-inf"))
         _add_noise(kept, seeds[some], positions[some])
-        x[some] = kept
+        if kept is not x:
+            x[some] = kept
     if x is not logits:
         logits[rows] = x
 
 
 def _add_noise(x: Tensor, seeds: Tensor, positions: Tensor) -> None:
     """Gumbel noise where something is left: usually a handful of tokens per row."""
-    rows, token_ids = (x > float("-inf")).nonzero(as_tuple=True)
-    if len(rows) * 8 > x.numel():
+    is_left = x > float("-inf")
+    if int(is_left.sum()) * 32 > x.numel():  # where computing all of it costs less
         x += gumbel(seeds, positions, x.shape[1])
     else:
+        rows, token_ids = is_left.nonzero(as_tuple=True)
         x[rows, token_ids] += gumbel_at(seeds[rows], positions[rows], token_ids[:, None])[:, 0]
 
 
