@@ -31,12 +31,14 @@ async def create_chat_completion(service: Service, request: Request) -> Response
         raise BadRequest("prompt_logprobs are not given in a stream", "prompt_logprobs")
     model = service.resolve(ask.model)
     card, text = model
+    info = info_of(request)
+    info.name(ask.request_id)
     effort = {"reasoning_effort": ask.reasoning_effort} if ask.reasoning_effort else {}
     prompt = await chat_prompt(
         ask,
         text,
         service.settings,
-        info_of(request),
+        info,
         add_special_tokens=bool(ask.add_special_tokens),
         variables=effort,
     )
@@ -52,7 +54,7 @@ async def create_chat_completion(service: Service, request: Request) -> Response
         cache_salt=ask.cache_salt,
     )
     prompts = [truncate(prompt, ask, card.max_model_len)]
-    generation = Generation(service, info_of(request), model, ask, prompts, demand, "chatcmpl")
+    generation = Generation(service, info, model, ask, prompts, demand, "chatcmpl")
     chat = _Chat(ask, generation, service.settings.version)
     if ask.stream:
         return EventStream(request, chat.stream(), service.settings.stalled_reader_s)

@@ -42,10 +42,14 @@ class ChoiceText:
         *,
         include_stop: bool = False,
         min_tokens: int = 0,
+        special_ids: frozenset[int] = frozenset(),
     ) -> None:
+        """`special_ids`: among them the tokens that end an answer without being part of it."""
         self._choice = choice
         self._detokenizer = detokenizer
         self._stops = StopMatcher(stops, include_stop=include_stop) if stops else None
+        self._include_stop = include_stop
+        self._special_ids = special_ids
         self._min_tokens = min_tokens  # no stop string counts before
         self._num_tokens = 0
         self._num_chars = 0  # of the text before any stop string is cut off
@@ -56,6 +60,8 @@ class ChoiceText:
         offsets: list[int] = []
         for token_id in event.token_ids:
             offsets.append(self._num_chars)
+            if len(offsets) == len(event.token_ids) and self._is_end(event):
+                break
             texts.append(self._push(token_id))
             if self._stops and self._stops.found:
                 break
@@ -75,6 +81,13 @@ class ChoiceText:
             stop_reason=stop_reason,
             first=event if event.index == 0 else None,
         )
+
+    def _is_end(self, event: TokenEvent) -> bool:
+        """Did the event's last token only end the answer? Then it is counted, not shown."""
+        if event.finish_reason is not FinishReason.STOP or self._include_stop:
+            return False
+        last = event.token_ids[-1]
+        return last == event.stop_token_id or last in self._special_ids
 
     def _push(self, token_id: int) -> str:
         self._num_tokens += 1

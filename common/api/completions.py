@@ -34,6 +34,7 @@ async def create_completion(service: Service, request: Request) -> Response:
     model = service.resolve(ask.model)
     card, text = model
     info = info_of(request)
+    info.name(ask.request_id)
     prompts = [
         truncate(prompt, ask, card.max_model_len)
         for prompt in await completion_prompts(ask, text, info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
@@ -10,13 +11,16 @@ from typing import Any
 from starlette.requests import Request
 
 _KEY = "xpyd.request"
+_MAX_LABEL_CHARS = 128
+_NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
 
 
 @dataclass(slots=True)
 class RequestInfo:
     """Written by the gate and the endpoint, read by the gate for headers and the access log."""
 
-    request_id: str  # the client's word for it: a label, never a key
+    request_id: str  # a label for people: the client's word for it or ours, never a key
+    is_named: bool = False  # by the client's header
     tenant: str = ""  # digest of the key it came with
     started: float = field(default_factory=time.monotonic)
     status: int = 0
@@ -26,6 +30,17 @@ class RequestInfo:
     timings: dict[str, float] = field(
         default_factory=dict
     )  # seconds per stage until the first token
+
+    def name(self, label: str) -> None:
+        """The body's `request_id`, which the header's overrules."""
+        if not self.is_named and (cleaned := clean_label(label)):
+            self.request_id = cleaned
+            self.is_named = True
+
+
+def clean_label(text: str) -> str:
+    """A client's text made safe for a header and a log line."""
+    return _NOT_PRINTABLE.sub("", text)[:_MAX_LABEL_CHARS]
 
 
 def attach(scope: MutableMapping[str, Any], info: RequestInfo) -> None:

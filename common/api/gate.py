@@ -28,7 +28,6 @@ access = logging.getLogger("xpyd.access")
 _MAX_URL_BYTES = 8192
 _MAX_HEADERS = 256
 _MAX_HEADER_BYTES = 64 << 10
-_MAX_REQUEST_ID_CHARS = 128
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
 _CLIENT_GONE = 499  # nobody reads it; it is for the log, as nginx writes it
 
@@ -51,7 +50,7 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        info = RequestInfo(_request_id(scope))
+        info = _new_info(scope)
         attach(scope, info)
 
         async def send_labelled(message: Message) -> None:
@@ -98,19 +97,13 @@ def _check_size(scope: Scope) -> None:
         )
 
 
-def _request_id(scope: Scope) -> str:
-    """The client's `X-Request-Id`, cleaned, or a new one."""
+def _new_info(scope: Scope) -> RequestInfo:
+    """Named by the client's `X-Request-Id`, or by us."""
+    info = RequestInfo(uuid.uuid4().hex)
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            cleaned = clean_label(value.decode("latin-1"))
-            if cleaned:
-                return cleaned
-    return uuid.uuid4().hex
-
-
-def clean_label(text: str) -> str:
-    """A client's text made safe for a header and a log line."""
-    return _NOT_PRINTABLE.sub("", text)[:_MAX_REQUEST_ID_CHARS]
+            info.name(value.decode("latin-1"))
+    return info
 
 
 def _our_headers(info: RequestInfo) -> list[tuple[bytes, bytes]]:

@@ -11,9 +11,8 @@ from starlette.responses import Response
 
 from common.api.body import read_object
 from common.api.choices import Piece
-from common.api.context import info_of
+from common.api.context import clean_label, info_of
 from common.api.errors import parse
-from common.api.gate import clean_label
 from common.api.generation import Answer, Demand, Generation, Prompt, Service, collect
 from common.api.logprobs import generate_logprobs, prompt_logprobs
 from common.api.prompts import truncate
@@ -47,6 +46,7 @@ async def generate(service: Service, running: Running, request: Request) -> Resp
         cache_salt=ask.cache_salt,
     )
     info = info_of(request)
+    info.name(ask.request_id)
     prompts = [truncate(Prompt(tuple(ask.token_ids)), fields, card.max_model_len)]
     generation = Generation(service, info, model, fields, prompts, demand, "gen")
     label = clean_label(ask.request_id) or generation.id

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.api.choices import ChoiceText, Piece, merge, run_choice
 from common.api.context import RequestInfo
@@ -164,6 +164,7 @@ class Generation:
             fields.stop,
             include_stop=fields.include_stop_str_in_output,
             min_tokens=fields.min_tokens,
+            special_ids=self.text.vocabulary.special_ids,
         )
         observed = self._service.metrics.observe(
             self.card.name, len(prompt.token_ids), self._info.started
@@ -195,16 +196,20 @@ def _without_answer(piece: Piece) -> Piece:
 class Answer:
     """One choice, whole: what a client that does not stream gets."""
 
-    text: str
-    token_ids: list[int]
-    logprobs: list[TokenLogprob]
-    text_offsets: list[int]
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    text_offsets: list[int] = field(default_factory=list)
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
     finish_reason: str | None = None
     stop_reason: str | int | None = None
 
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
     def add(self, piece: Piece) -> None:
-        self.text += piece.text
+        self.texts.append(piece.text)
         self.token_ids += piece.token_ids
         self.logprobs += piece.logprobs
         self.text_offsets += piece.text_offsets
@@ -216,7 +221,7 @@ class Answer:
 
 async def collect(generation: Generation) -> list[Answer]:
     """Run to the end; the answers in the order of their numbers."""
-    answers = [Answer("", [], [], []) for _ in range(generation.num_choices)]
+    answers = [Answer() for _ in range(generation.num_choices)]
     pieces = generation.pieces()
     try:
         async for piece in pieces:

@@ -206,6 +206,14 @@ def test_a_clients_id_never_becomes_ours():
     assert not any("mine" in r.request_id or "addr" in r.request_id for r in engine.requests)
 
 
+def test_a_request_may_be_named_in_its_body():
+    assert OPEN.chat(request_id="mine\n").headers["x-request-id"] == "mine"
+    headers = {"X-Request-Id": "header"}
+    body = {"messages": USER, "request_id": "mine"}
+    response = OPEN.post("/v1/chat/completions", body, headers=headers)
+    assert response.headers["x-request-id"] == "header"
+
+
 def test_tenants_do_not_share_prefixes():
     engine = says("x")
     app = InProcess(engine, api_keys=("a", "b"))

@@ -401,9 +401,29 @@ def test_special_tokens_in_answers():
     assert body["choices"][0]["text"] == "a<|im_end|>b"
 
 
+@pytest.mark.parametrize(
+    ("end", "options", "text"),
+    [
+        ("<|im_end|>", {"skip_special_tokens": False}, "Hello"),
+        ("<|im_end|>", {"skip_special_tokens": False, "include_stop_str_in_output": True}, None),
+        (" world", {}, "Hello"),
+        (" world", {"include_stop_str_in_output": True}, "Hello world"),
+    ],
+)
+def test_the_token_that_ends_an_answer_is_no_part_of_it(end, options, text):
+    [end_id] = tokens(end)
+    stop_token_id = None if end.startswith("<") else end_id
+    engine = ScriptedEngine(Script((*tokens("Hello"), end_id), stop_token_id=stop_token_id))
+    body = InProcess(engine).complete(**options, logprobs=1).json()
+    assert body["choices"][0]["text"] == (text or f"Hello{end}")
+    assert body["usage"]["completion_tokens"] == len(tokens("Hello")) + 1
+    assert len(body["choices"][0]["logprobs"]["tokens"]) == len(tokens("Hello")) + 1
+
+
 def test_the_stop_token_that_ended_an_answer():
-    engine = ScriptedEngine(Script(tokens("Hello"), stop_token_id=17), model=MODEL)
-    assert InProcess(engine).complete().json()["choices"][0]["stop_reason"] == 17
+    engine = ScriptedEngine(Script((*tokens("Hello"), 17), stop_token_id=17), model=MODEL)
+    choice = InProcess(engine).complete().json()["choices"][0]
+    assert (choice["text"], choice["stop_reason"]) == ("Hello", 17)
 
 
 def test_defaults_of_the_models_authors():
