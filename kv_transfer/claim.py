@@ -29,6 +29,7 @@ class Claim:
         self.block_ids: list[int] = []  # on the producer, as far as named
         self.epochs: list[int] = []
         self.hashes: list[str] = []  # empty unless the transport uses them
+        self.checksums: list[int] = []  # empty unless the producer makes them
         self.failed: asyncio.Future[TransferError] = asyncio.get_running_loop().create_future()
         self._block_bytes = block_bytes
         self._news = asyncio.Event()
@@ -66,7 +67,10 @@ class Claim:
             raise TransferError("the producer's blocks came out of order")
         if len(ready.epochs) != len(ready.block_ids) or end > self.handle.num_blocks:
             raise TransferError("the producer's block list is malformed")
-        if ready.hashes and len(ready.hashes) != len(ready.block_ids):
+        if not all(
+            len(known) + len(more) in (0, end)  # for every block so far, or for none
+            for known, more in ((self.hashes, ready.hashes), (self.checksums, ready.checksums))
+        ):
             raise TransferError("the producer's block list is malformed")
         if any(block >= self.opened.num_blocks for block in ready.block_ids):
             raise TransferError("the producer named a block outside its pool")
@@ -76,6 +80,7 @@ class Claim:
         self.block_ids += ready.block_ids
         self.epochs += ready.epochs
         self.hashes += ready.hashes
+        self.checksums += ready.checksums
         if ready.is_last:
             self.first_token = ready.first_token
 

@@ -25,9 +25,9 @@ ALIASES = {  # vLLM's names for what we have
 }
 _KEYS = ("kv_connector", "kv_role", "kv_buffer_device", "kv_connector_extra_config")
 _EXTRA_KEYS = {
-    "memory": ("kv_lease_duration",),
-    "shm": ("kv_lease_duration",),
-    "nixl": ("kv_lease_duration", "backends"),
+    "memory": ("kv_lease_duration", "checksum"),
+    "shm": ("kv_lease_duration", "checksum"),
+    "nixl": ("kv_lease_duration", "checksum", "backends"),
     "shared_storage": ("kv_lease_duration", "shared_storage_path"),
 }
 
@@ -37,6 +37,7 @@ class KVTransferConfig:
     connector: str = "shm"  # a built-in name, or the name of an entry point
     role: KVRole = "kv_both"
     lease_s: float = 10.0
+    checksum: bool | None = None  # compare a CRC-32 of each block; None: as the connector sees fit
     backends: tuple[str, ...] = ("UCX",)  # nixl
     storage_dir: str = ""  # shared_storage
     extra: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))  # third party
@@ -94,7 +95,17 @@ def _with_extra(connector: str, role: KVRole, extra: dict[str, object]) -> KVTra
     storage_dir = extra.get("shared_storage_path", "")
     if not isinstance(storage_dir, str):
         raise ConfigError("shared_storage_path must be a directory")
-    return KVTransferConfig(connector, role, float(lease_s), tuple(backends), storage_dir)
+    checksum = extra.get("checksum")
+    if checksum is not None and not isinstance(checksum, bool):
+        raise ConfigError("checksum must be true or false")
+    return KVTransferConfig(
+        connector,
+        role,
+        lease_s=float(lease_s),
+        checksum=checksum,
+        backends=tuple(backends),
+        storage_dir=storage_dir,
+    )
 
 
 def _refuse_unknown(given: dict[str, object], known: tuple[str, ...], where: str) -> None:

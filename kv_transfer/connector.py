@@ -35,11 +35,15 @@ ENTRY_POINT_GROUP = "xpyd.kv_transports"
 
 
 def make_transport(config: KVTransferConfig, region: KVRegion, info: KVIdentity) -> Transport:
-    """The transport that the settings name. Raises ConfigError if there is none or it cannot work
-    here.
+    """The transport that the settings name. Raises ConfigError if none can work here."""
+    transport = _make_transport(config, region, info)
+    if config.checksum is not None:
+        transport.checksums = config.checksum
+    return transport
 
-    Built-in ones are imported only when named: nixl needs a package that not everybody has.
-    """
+
+def _make_transport(config: KVTransferConfig, region: KVRegion, info: KVIdentity) -> Transport:
+    """Built-in ones are imported only when named: nixl needs a package not everybody has."""
     match config.connector:
         case "memory":
             from kv_transfer.transport.memory import MemoryTransport

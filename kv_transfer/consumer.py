@@ -24,7 +24,7 @@ from common.errors import LayoutMismatch, TransferError
 from common.wire import KVHandle
 from kv_transfer import messages as m
 from kv_transfer.claim import Claim
-from kv_transfer.copier import Copier
+from kv_transfer.copier import ChecksumMismatch, Copier
 from kv_transfer.counters import as_object
 from kv_transfer.identity import KVIdentity, mismatch
 from kv_transfer.producer_link import ProducerLink
@@ -42,6 +42,7 @@ class ConsumerCounters:
     bytes_read: int = 0
     transfer_s: float = 0.0  # sum over fetches, from claim to first token
     cancelled: int = 0
+    checksum_mismatches: int = 0
     failures: Counter[str] = field(default_factory=Counter)  # by error code
 
 
@@ -61,7 +62,7 @@ class KVConsumer:
         self._region = region
         self._transport = transport
         self._silence_s = silence_s
-        self._copier = Copier(on_landed)
+        self._copier = Copier(region, on_landed)
         self._links: dict[tuple[str, str], ProducerLink] = {}  # by side channel and incarnation
         self._closing: set[asyncio.Task[None]] = set()
         self.counters = ConsumerCounters()
@@ -94,6 +95,7 @@ class KVConsumer:
             self.counters.fetched += claim.finished is not None
         except TransferError as error:
             self.counters.failures[error.code] += 1
+            self.counters.checksum_mismatches += isinstance(error, ChecksumMismatch)
             raise
         except asyncio.CancelledError:
             self.counters.cancelled += 1
@@ -214,7 +216,8 @@ class HeldOffer:
             remote, hashes = claim.block_ids[ready], claim.hashes[ready]
             if remote:
                 local = into[done - skip_blocks :][: len(remote)]
-                await self._copier.copy(peer, remote, local, hashes, claim.failed)
+                checksums = claim.checksums[ready]
+                await self._copier.copy(peer, remote, local, hashes, checksums, claim.failed)
                 self._counters.bytes_read += len(remote) * self._region.block_bytes
                 done += len(remote)
         self._link.send(m.Finish(claim.token))

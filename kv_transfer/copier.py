@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from common.errors import TransferError
+from common.errors import CorruptBlock, TransferError
+from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Gate, Peer
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,9 @@ NUM_THREADS = 4
 
 
 class Copier:
-    def __init__(self, on_landed: Callable[[list[int]], None] | None) -> None:
+    def __init__(self, region: KVRegion, on_landed: Callable[[list[int]], None] | None) -> None:
         """`on_landed(blocks)`, in the event loop: blocks that were quarantined are safe again."""
+        self._region = region
         self._on_landed = on_landed
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="kv-copy")
         self.num_quarantined = 0
@@ -35,9 +37,11 @@ class Copier:
         remote: Sequence[int],
         local: Sequence[int],
         hashes: Sequence[str],
+        checksums: Sequence[int],
         failed: asyncio.Future[TransferError],
     ) -> None:
-        """Copy the peer's blocks `remote` into ours; stop as soon as `failed` has a result.
+        """Copy the peer's blocks `remote` into ours; stop as soon as `failed` has a result. With
+        `checksums`, raise ChecksumMismatch unless what has arrived has them.
 
         Whether it returns, raises or is cancelled: afterwards no byte lands in `local`. If that
         cannot be reached in time it raises a TransferError with `quarantine`, even when it was
@@ -56,6 +60,10 @@ class Copier:
         if failed.done():
             raise failed.result()
         job.result()
+        if checksums:
+            await loop.run_in_executor(
+                self._threads, _verify, self._region, tuple(local), tuple(checksums)
+            )
 
     async def _settle(self, job: asyncio.Future[None], peer: Peer, local: Sequence[int]) -> None:
         was_cancelled = False
@@ -91,6 +99,15 @@ class Copier:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class ChecksumMismatch(CorruptBlock):
+    """What arrived is not what was sent."""
+
+
+def _verify(region: KVRegion, local: tuple[int, ...], checksums: tuple[int, ...]) -> None:
+    if region.checksums(local) != checksums:
+        raise ChecksumMismatch("a block was damaged on its way")
 
 
 def _read(

@@ -77,7 +77,8 @@ class Offer:
     deadline: float = math.inf  # of the lease
     block_ids: list[int] = field(default_factory=list)
     epochs: list[int] = field(default_factory=list)
-    hashes: list[str] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)  # if the transport uses them
+    checksums: list[int] = field(default_factory=list)  # if it makes them
     first_token: int | None = None  # known once complete
     claim: str | None = None  # the token of the consumer that reads
     peer: str = ""  # that consumer's instance id
@@ -128,6 +129,7 @@ class LeaseTable:
         block_ids: Sequence[int],
         epochs: Sequence[int],
         hashes: Sequence[str],
+        checksums: Sequence[int],
         first_token: int | None,
         now: float,
     ) -> None:
@@ -142,6 +144,7 @@ class LeaseTable:
         offer.block_ids += block_ids
         offer.epochs += epochs
         offer.hashes += hashes
+        offer.checksums += checksums
         offer.first_token = first_token
         if offer.claim is None:
             offer.deadline = now + self.lease_s

@@ -29,6 +29,9 @@ Epoch = Annotated[int, Meta(ge=0)]
 BlockHash = Annotated[str, Meta(pattern="^[0-9a-f]{16,64}$")]
 BlockIds = Annotated[tuple[Count, ...], Meta(max_length=MAX_BLOCKS_PER_READY)]
 Epochs = Annotated[tuple[Epoch, ...], Meta(max_length=MAX_BLOCKS_PER_READY)]
+Checksums = Annotated[
+    tuple[Annotated[int, Meta(ge=0, lt=2**32)], ...], Meta(max_length=MAX_BLOCKS_PER_READY)
+]
 BlockHashes = Annotated[tuple[BlockHash, ...], Meta(max_length=MAX_BLOCKS_PER_READY)]
 
 
@@ -88,6 +91,7 @@ class Ready(Message, frozen=True):
     hashes: BlockHashes  # empty unless the transport finds blocks by hash
     is_last: bool
     first_token: Count | None  # with the last blocks: what prefill sampled
+    checksums: Checksums = ()  # CRC-32 of each block; empty if the producer makes none
 
 
 class Renewed(Message, frozen=True):

@@ -88,8 +88,10 @@ class KVProducer:
             max_bytes=m.MAX_KV_MESSAGE_BYTES,
         )
         self._run(self._reap())
-        if self._transport.publishes:
-            self._publisher = Publisher(self._transport, self._admit, self._publish_failed)
+        if self._transport.publishes or self._transport.checksums:
+            self._publisher = Publisher(
+                self._transport, self._region, self._admit, self._publish_failed
+            )
         if self._transport.polls:
             self._run(self._poll())
 
@@ -281,7 +283,13 @@ class KVProducer:
             return
         hashes = filled.hashes if self._transport.uses_hashes else ()
         self._leases.extend(
-            offer, filled.block_ids, filled.epochs, hashes, batch.first_token, time.monotonic()
+            offer,
+            filled.block_ids,
+            filled.epochs,
+            hashes,
+            batch.checksums,
+            batch.first_token,
+            time.monotonic(),
         )
         self._wake_reaper.set()
         self._show(offer, filled.first)
@@ -313,6 +321,7 @@ class KVProducer:
                 tuple(offer.hashes[start:stop]),
                 is_last,
                 offer.first_token if is_last else None,
+                tuple(offer.checksums[start:stop]),
             )
             self._send(self._readers[offer.claim], ready)
             start = stop

@@ -1,7 +1,7 @@
-"""Makes blocks readable elsewhere before they are offered, in order, one batch at a time.
+"""What takes time before blocks are offered: making them readable elsewhere, and their checksums.
 
-For transports that publish (a file per block). While a batch is in here its blocks are held for us
-and belong to nobody else: they go on to the lease table, or back.
+In order, one batch at a time, in a thread. While a batch is in here its blocks are held for us and
+belong to nobody else: they go on to the lease table, or back.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from common.errors import TransferError
 from kv_transfer.lease import Offer
+from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Transport
 
 log = logging.getLogger(__name__)
@@ -45,17 +46,20 @@ class Batch:
     offer: Offer | None
     filled: FilledBlocks
     first_token: int | None
+    checksums: tuple[int, ...] = ()
 
 
 class Publisher:
     def __init__(
         self,
         transport: Transport,
+        region: KVRegion,
         on_published: Callable[[Batch], None],
         on_failed: Callable[[Batch, TransferError], None],
     ) -> None:
         """Each batch goes to exactly one of the two, in the event loop."""
         self._transport = transport
+        self._region = region
         self._on_published = on_published
         self._on_failed = on_failed
         self._batches: deque[Batch] = deque()
@@ -83,11 +87,9 @@ class Publisher:
                 self._has_work.clear()
                 await self._has_work.wait()
             filled = self._batches[0].filled
-            job = asyncio.ensure_future(
-                asyncio.to_thread(self._transport.publish, filled.block_ids, filled.hashes)
-            )
+            job = asyncio.ensure_future(asyncio.to_thread(self._publish, filled))
             try:
-                await asyncio.shield(job)
+                checksums = await asyncio.shield(job)
             except TransferError as error:
                 self._on_failed(self._batches.popleft(), error)
             except asyncio.CancelledError:
@@ -98,4 +100,9 @@ class Publisher:
                 reason = TransferError(f"publishing failed: {type(error).__name__}")
                 self._on_failed(self._batches.popleft(), reason)
             else:
-                self._on_published(self._batches.popleft())
+                self._on_published(replace(self._batches.popleft(), checksums=checksums))
+
+    def _publish(self, filled: FilledBlocks) -> tuple[int, ...]:
+        if self._transport.publishes:
+            self._transport.publish(filled.block_ids, filled.hashes)
+        return self._region.checksums(filled.block_ids) if self._transport.checksums else ()

@@ -66,6 +66,7 @@ class Transport(ABC):
     name: str
     publishes = False  # `publish` must run before blocks are offered
     polls = False  # `poll` must run while consumers read
+    checksums = False  # a CRC-32 of each block travels with its name and is compared after the copy
     uses_hashes = False  # blocks are found by hash: `Ready` carries them
 
     @abstractmethod

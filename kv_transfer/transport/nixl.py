@@ -45,6 +45,7 @@ class NixlDescription(msgspec.Struct, frozen=True, array_like=True, forbid_unkno
 class NixlTransport(Transport):
     name = "nixl"
     polls = True
+    checksums = True  # the bytes may cross a network
 
     def __init__(self, region: KVRegion, agent_name: str, backends: Sequence[str]) -> None:
         """`agent_name` must be unique and new at each start. Raises ConfigError."""

@@ -10,6 +10,7 @@ from common.rpc import Listener
 from common.wire import Decoder
 from kv_transfer import messages as m
 from kv_transfer.transport.base import Gate, Peer, Transport
+from kv_transfer.transport.memory import MemoryTransport
 
 
 class Relay:
@@ -114,6 +115,28 @@ class StallingPeer(Peer):
             self._inner.read(remote, local, hashes, gate)
         else:  # like hardware: cannot be called back
             self._inner.read(remote, local, hashes, Gate())
+
+    def close(self):
+        self._inner.close()
+
+
+class FlippingTransport(MemoryTransport):
+    """Each read flips one bit of what arrives, as a bad cable would."""
+
+    checksums = True
+
+    def connect(self, description, num_blocks):
+        return FlippingPeer(super().connect(description, num_blocks), self.region)
+
+
+class FlippingPeer(Peer):
+    def __init__(self, inner, region):
+        self._inner = inner
+        self._target = region.blocks()
+
+    def read(self, remote, local, hashes, gate):
+        self._inner.read(remote, local, hashes, gate)
+        self._target[local[-1], 17] ^= 4
 
     def close(self):
         self._inner.close()

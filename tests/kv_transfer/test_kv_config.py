@@ -34,7 +34,7 @@ def test_what_a_vllm_user_writes():
         kv_buffer_device="cpu",
         kv_connector_extra_config={"kv_lease_duration": 30, "backends": ["UCX", "LIBFABRIC"]},
     )
-    assert config == KVTransferConfig("nixl", "kv_consumer", 30.0, ("UCX", "LIBFABRIC"))
+    assert config == KVTransferConfig("nixl", "kv_consumer", 30.0, backends=("UCX", "LIBFABRIC"))
 
 
 def test_storage_needs_a_directory():
@@ -80,6 +80,7 @@ def test_a_third_party_gets_its_settings_untouched():
             '{"kv_connector": "shm", "kv_connector_extra_config": {"kv_lease_duration": NaN}}',
             "lease",
         ),
+        ('{"kv_connector": "shm", "kv_connector_extra_config": {"checksum": 1}}', "checksum"),
         (
             '{"kv_connector": "shared_storage", '
             '"kv_connector_extra_config": {"shared_storage_path": 7}}',
@@ -90,6 +91,12 @@ def test_a_third_party_gets_its_settings_untouched():
 def test_what_is_wrong_is_named(text, named):
     with pytest.raises(ConfigError, match=named):
         KVTransferConfig.parse(text)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [({}, False), ({"checksum": True}, True)])
+def test_checksums_can_be_asked_for(asked, expected, pool):
+    config = parse(kv_connector="shm", kv_connector_extra_config=asked)
+    assert make_transport(config, pool.region, identity("p")).checksums is expected
 
 
 @pytest.fixture

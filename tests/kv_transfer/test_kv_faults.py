@@ -22,7 +22,7 @@ from kv_transfer.claim import Claim
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.transport.memory import MemoryTransport
 from tests.kv_transfer.ends import NEEDS_NIXL, Pool, ends, identity, until
-from tests.kv_transfer.faults import Relay, Stall
+from tests.kv_transfer.faults import FlippingTransport, Relay, Stall
 
 
 def test_release_during_a_fetch_fails_it_and_frees_at_once():
@@ -445,5 +445,31 @@ def test_waiting_costs_no_processor_time(connector):
             before = time.process_time()
             await asyncio.sleep(1)
             assert time.process_time() - before < 0.03
+
+    asyncio.run(body())
+
+
+def test_a_flipped_bit_is_found_where_checksums_are_on():
+    async def body():
+        async with ends(wrap=lambda memory: FlippingTransport(memory.region)) as both:
+            with pytest.raises(CorruptBlock, match="damaged"):
+                await both.fetch(both.offer("r", [5, 6, 7]), [0, 1, 2])
+            assert both.consumer.snapshot()["checksum_mismatches"] == 1
+            assert both.consumer.snapshot()["fetched"] == 0
+            await until(lambda: both.source.num_held == 0)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("connector", ["memory", "shm"])
+def test_checksums_let_sound_blocks_pass(connector):
+    async def body():
+        async with ends(connector, checksum=True) as both:
+            handle = both.producer.offer("r", 48, 3)
+            fetch = asyncio.ensure_future(both.fetch(handle, [1, 0], skip_blocks=1))
+            both.extend("r", 0, [5, 6])
+            both.extend("r", 2, [7], first_token=4)
+            assert await fetch == 4
+            both.assert_copied([6, 7], [1, 0])
 
     asyncio.run(body())

@@ -18,7 +18,7 @@ LEASE_S = 10.0
 
 def complete_offer(table, blocks, now=0.0, request_id="r"):
     offer = table.offer(request_id, len(blocks), now)
-    table.extend(offer, blocks, [1] * len(blocks), [], 5, now)
+    table.extend(offer, blocks, [1] * len(blocks), [], [], 5, now)
     return offer
 
 
@@ -35,7 +35,7 @@ def test_the_lease_starts_with_the_first_block():
     table = LeaseTable(LEASE_S)
     offer = table.offer("r", 2, 0.0)
     assert table.next_deadline() == math.inf
-    table.extend(offer, [1], [1], [], None, 100.0)
+    table.extend(offer, [1], [1], [], [], None, 100.0)
     assert table.next_deadline() == 110.0
     assert table.expire(109.9) == []
     assert [ended.block_ids for ended in table.expire(110.0)] == [(1,)]
@@ -44,11 +44,11 @@ def test_the_lease_starts_with_the_first_block():
 def test_prefill_renews_an_unclaimed_offer_but_not_a_claimed_one():
     table = LeaseTable(LEASE_S)
     offer = table.offer("r", 3, 0.0)
-    table.extend(offer, [1], [1], [], None, 0.0)
-    table.extend(offer, [2], [1], [], None, 8.0)
+    table.extend(offer, [1], [1], [], [], None, 0.0)
+    table.extend(offer, [2], [1], [], [], None, 8.0)
     assert offer.deadline == 18.0
     table.claim(offer.offer_id, "c", "d", 9.0)
-    table.extend(offer, [3], [1], [], 5, 15.0)
+    table.extend(offer, [3], [1], [], [], 5, 15.0)
     assert offer.deadline == 19.0
     table.renew("c", 18.0)
     assert offer.deadline == 28.0
@@ -74,7 +74,7 @@ def test_a_lease_that_is_over_is_over_before_the_timer_noticed(verb):
 def test_finish_before_the_last_block_changes_nothing():
     table = LeaseTable(LEASE_S)
     offer = table.offer("r", 2, 0.0)
-    table.extend(offer, [1], [1], [], None, 0.0)
+    table.extend(offer, [1], [1], [], [], None, 0.0)
     table.claim(offer.offer_id, "c", "d", 0.0)
     with pytest.raises(TransferError, match="before all blocks"):
         table.finish("c", 1.0)
@@ -145,7 +145,7 @@ def test_an_illegal_move_is_our_own_mistake():
     table = LeaseTable(LEASE_S)
     offer = complete_offer(table, [1])
     with pytest.raises(AssertionError):
-        table.extend(offer, [2], [1], [], None, 0.0)
+        table.extend(offer, [2], [1], [], [], None, 0.0)
     assert all(MOVES[state] == {} for state in State if state not in (State.OPEN, State.COMPLETE))
 
 
@@ -186,7 +186,7 @@ class LeaseMachine(RuleBasedStateMachine):
         is_last = len(blocks) == room and data.draw(st.booleans())
         self.given.update(blocks)
         epochs = [1] * len(blocks)
-        self.table.extend(offer, blocks, epochs, [], 5 if is_last else None, self.now)
+        self.table.extend(offer, blocks, epochs, [], [], 5 if is_last else None, self.now)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
