@@ -113,6 +113,29 @@ def test_a_short_stop_moves_nothing(expected):
         assert fleet.status()["counts"]["migrations"] == 0
 
 
+def test_a_proxy_that_was_stopped_itself_goes_on(expected):
+    with cluster(1, 1, STEPS) as fleet:
+        streams = [Stream(fleet.url, NUM_TOKENS).read(5) for _ in range(3)]
+        fleet.proxy.send_signal(signal.SIGSTOP)
+        time.sleep(4.0)  # long enough for the instances to give it up
+        fleet.proxy.send_signal(signal.SIGCONT)
+        for stream in streams:
+            assert stream.read().text == expected
+            assert stream.error is None
+        assert set(fleet.states().values()) == {"ready"}
+
+
+def test_a_client_that_hangs_up_is_noticed():
+    with cluster(1, 1, STEPS) as fleet:
+        streams = [Stream(fleet.url, 5000).read(3) for _ in range(3)]
+        assert fleet.status()["requests_in_flight"] == 3
+        for stream in streams:
+            stream.close()
+        fleet.wait(lambda: fleet.status()["requests_in_flight"] == 0, 2.0)
+        fleet.wait(lambda: all(i["load"]["num_running"] == 0 for i in fleet.status()["instances"]))
+        assert fleet.status()["counts"]["aborted"] == 3
+
+
 def test_a_restart_at_the_same_port_is_used_again(expected):
     with cluster(1, 1, {"step-s": 0.001}) as fleet:
         before = {i["id"]: i["incarnation"] for i in fleet.status()["instances"]}
