@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,17 @@ def test_the_bundled_model_reads():
     ids = model.encode(prompt, add_special_tokens=False)
     assert model.decode(ids) == prompt
     assert model.vocab_size > max(ids)
+
+
+def test_other_threads_run_while_a_long_text_is_encoded():
+    model = TextModel(byte_level())
+    encoding = threading.Thread(target=model.encode, args=("Hello wörld " * 40_000,))
+    encoding.start()
+    ticks = 0
+    while encoding.is_alive():
+        time.sleep(0.001)
+        ticks += 1
+    assert ticks > 5
 
 
 @pytest.mark.parametrize("module", ["common.text", "common.api.app", "common.metrics"])
