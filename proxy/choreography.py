@@ -327,11 +327,14 @@ class Choreography:
         return [*aborts, End(error)]
 
     def _aborts(self, finished: str | None) -> list[Action]:
-        """Tell everybody who has this attempt and is not `finished` with it."""
+        """Tell everybody who has this attempt and is not `finished` with it.
+
+        D first: it should not take the end of P's offer for a failed load, and recompute.
+        """
         told = [] if self.phase in (Phase.NEW, Phase.WAITING) else list(self.instances)
         if self.phase is Phase.ACCEPTING:
             told.remove(self.decode or "")  # it has not heard of the request yet
-        return [Send(i, Abort(self.wire_id)) for i in told if i != finished]
+        return [Send(i, Abort(self.wire_id)) for i in reversed(told) if i != finished]
 
     # --- attempts ----------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ def test_a_first_token_that_finishes_tells_both_at_once():
     play.accepted()
     play.tokens("p", 0, 10, finish=STOP)
     assert play.ends == [None]
-    assert play.sent[2:] == [("p", Abort("r")), ("d", Abort("r"))]
+    assert play.sent[2:] == [("d", Abort("r")), ("p", Abort("r"))]
 
 
 def test_decode_may_be_ahead_of_the_first_token():
