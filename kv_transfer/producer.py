@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 POLL_MIN_S = 0.0002
 POLL_MAX_S = 0.005
+POLL_LINGER_S = 3.0  # longer than a consumer waits for a stopped read (copier.SETTLE_S)
+POLL_LINGER_PAUSE_S = 0.02
 LOG_EVERY_S = 60.0
 
 
@@ -384,10 +386,18 @@ class KVProducer:
                 await asyncio.sleep(max(deadline - time.monotonic(), 0.001))
 
     async def _poll(self) -> None:
-        """Let one-sided reads advance: often after blocks were shown, asleep without readers."""
-        pause_s = POLL_MIN_S
+        """Let one-sided reads advance: often after blocks were shown, asleep without readers.
+
+        It goes on for a while after the last claim has ended: its reader may just be stopping a read,
+        and that cannot end without us.
+        """
+        pause_s, until = POLL_MIN_S, -math.inf
         while True:
-            if not self._leases.num_claims:
+            if self._leases.num_claims:
+                until, longest_s = time.monotonic() + POLL_LINGER_S, POLL_MAX_S
+            else:
+                longest_s = POLL_LINGER_PAUSE_S
+            if time.monotonic() >= until:
                 self._wake_poller.clear()
                 await self._wake_poller.wait()
             if self._wake_poller.is_set():
@@ -395,7 +405,7 @@ class KVProducer:
                 pause_s = POLL_MIN_S
             self._transport.poll()
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, POLL_MAX_S)
+            pause_s = min(2 * pause_s, longest_s)
 
 
 def _continues(offer: Offer, batch: Batch) -> bool:
