@@ -51,6 +51,7 @@ class ChoiceText:
         self._include_stop = include_stop
         self._special_ids = special_ids
         self._min_tokens = min_tokens  # no stop string counts before
+        self._has_begun = False
         self._num_tokens = 0
         self._num_chars = 0  # of the text before any stop string is cut off
 
@@ -65,12 +66,13 @@ class ChoiceText:
             texts.append(self._push(token_id))
             if self._stops and self._stops.found:
                 break
-        reason = _finish_reason(event)
+        reason = event.finish_reason.value if event.finish_reason else None
+        if reason and not (self._stops and self._stops.found):
+            texts.append(self._finish())
         stop_reason: str | int | None = event.stop_token_id
         if self._stops and self._stops.found:
             reason, stop_reason = FinishReason.STOP.value, self._stops.found
-        elif reason:
-            texts.append(self._finish())
+        is_first, self._has_begun = not self._has_begun, True
         return Piece(
             choice=self._choice,
             text="".join(texts),
@@ -79,7 +81,7 @@ class ChoiceText:
             text_offsets=tuple(offsets),
             finish_reason=reason,
             stop_reason=stop_reason,
-            first=event if event.index == 0 else None,
+            first=event if is_first else None,
         )
 
     def _is_end(self, event: TokenEvent) -> bool:
@@ -103,10 +105,6 @@ class ChoiceText:
             return text
         shown = self._stops.push(text)
         return shown if self._stops.found else shown + self._stops.finish()
-
-
-def _finish_reason(event: TokenEvent) -> str | None:
-    return event.finish_reason.value if event.finish_reason else None
 
 
 async def run_choice(

@@ -29,7 +29,7 @@ def byte_level() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    tokenizer.add_tokens([AddedToken("<tool_call>"), AddedToken("½｜grüße")])
+    tokenizer.add_tokens([AddedToken("<tool_call>"), AddedToken("½｜grüße"), AddedToken("grüße")])
     return tokenizer
 
 
