@@ -388,8 +388,8 @@ class KVProducer:
     async def _poll(self) -> None:
         """Let one-sided reads advance: often after blocks were shown, asleep without readers.
 
-        It goes on for a while after the last claim has ended: its reader may just be stopping a read,
-        and that cannot end without us.
+        It goes on for a while after the last claim has ended: a read that its reader is about to
+        stop cannot end without us.
         """
         pause_s, until = POLL_MIN_S, -math.inf
         while True:
