@@ -11,12 +11,6 @@ namespace {
 
 typedef uint64_t vq __attribute__((vector_size(W * 4)));
 
-INLINE vi lanes() {
-  vi lane;
-  for (int i = 0; i < W; i++) lane[i] = i;
-  return lane;
-}
-
 int64_t first_nan(const float* x, int64_t count) {
   for (int64_t i = 0; i < count; i++)
     if (x[i] != x[i]) return i;
@@ -26,7 +20,7 @@ int64_t first_nan(const float* x, int64_t count) {
 // Lowest index of the largest value; a NaN counts as larger than all.
 int64_t argmax_row(const float* x, int64_t count) {
   vf best = splat(-std::numeric_limits<float>::infinity());
-  vi at = lanes(), here = lanes(), nan = {};
+  vi at = lane_numbers(), here = lane_numbers(), nan = {};
   int64_t i = 0;
   for (; i + W <= count; i += W, here += W) {
     vf v = F32::load(x + i);
@@ -55,14 +49,14 @@ void log_softmax_row(const float* x, int64_t count, float* out) {
   vf top = splat(low);
   for (int64_t i = 0; i < count; i += W) {
     vf v = load_upto<F32>(x + i, count - i);
-    v = lanes() < (int32_t)std::min<int64_t>(W, count - i) ? v : splat(low);
+    v = lane_numbers() < (int32_t)std::min<int64_t>(W, count - i) ? v : splat(low);
     top = max(top, v);  // a NaN is passed over here and spreads through the sum
   }
   const float peak = max_lanes(top);
   vf sum[4] = {};
   for (int64_t i = 0, j = 0; i < count; i += W, j = (j + 1) % 4) {
     vf v = load_upto<F32>(x + i, count - i);
-    v = lanes() < (int32_t)std::min<int64_t>(W, count - i) ? v : splat(low);
+    v = lane_numbers() < (int32_t)std::min<int64_t>(W, count - i) ? v : splat(low);
     sum[j] = sum[j] + exp(v - peak);
   }
   const float total = sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
@@ -162,7 +156,7 @@ INLINE vf gumbel_of(vu word) {
 // Noise of the 4 * W token ids from 4 * quad on.
 INLINE void gumbel_block(const Draw& draw, int64_t quad, float* out) {
   vu word[4];
-  philox(draw, (vu)lanes() + (uint32_t)quad, word);
+  philox(draw, (vu)lane_numbers() + (uint32_t)quad, word);
   vf a = gumbel_of(word[0]), b = gumbel_of(word[1]), c = gumbel_of(word[2]), d = gumbel_of(word[3]);
   vf even = zip_first(a, c), odd = zip_first(b, d);
   F32::store(out, zip_first(even, odd));

@@ -56,22 +56,58 @@ INLINE vf fma(vf a, vf b, vf c) {
 #endif
 }
 
-INLINE vf max(vf a, vf b) { return a > b ? a : b; }
+// a > b ? a : b, so b if one of them is a NaN.
+INLINE vf max(vf a, vf b) {
+#if defined(XPYD_AVX512)
+  return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(XPYD_AVX2)
+  return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+#if defined(__clang__)
+#define XPYD_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define XPYD_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, vi{__VA_ARGS__})
+#endif
+
+// f over all lanes as a tree: lane i with i + W/2, then i + W/4, and so on.
+template <class F>
+INLINE float reduce(vf x, F&& f) {
+#if defined(XPYD_AVX512)
+  x = f(x, XPYD_SHUFFLE(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  x = f(x, XPYD_SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  x = f(x, XPYD_SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  x = f(x, XPYD_SHUFFLE(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+#elif defined(XPYD_AVX2)
+  x = f(x, XPYD_SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3));
+  x = f(x, XPYD_SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5));
+  x = f(x, XPYD_SHUFFLE(x, x, 1, 0, 3, 2, 5, 4, 7, 6));
+#else
+  x = f(x, XPYD_SHUFFLE(x, x, 2, 3, 0, 1));
+  x = f(x, XPYD_SHUFFLE(x, x, 1, 0, 3, 2));
+#endif
+  return x[0];
+}
 
 INLINE float sum_lanes(vf x) {
-  float lane[W];
-  std::memcpy(lane, &x, sizeof x);
-  for (int width = W / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; i++) lane[i] += lane[i + width];
-  return lane[0];
+  return reduce(x, [](vf a, vf b) { return a + b; });
 }
 
 INLINE float max_lanes(vf x) {
-  float lane[W];
-  std::memcpy(lane, &x, sizeof x);
-  for (int width = W / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; i++) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
-  return lane[0];
+  return reduce(x, [](vf a, vf b) { return max(a, b); });
+}
+
+INLINE vi lane_numbers() {
+#if defined(XPYD_AVX512)
+  return vi{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif defined(XPYD_AVX2)
+  return vi{0, 1, 2, 3, 4, 5, 6, 7};
+#else
+  return vi{0, 1, 2, 3};
+#endif
 }
 
 // exp in float32, relative error below 2e-7; 0 under -87.3 (also for -inf), inf over 88.7.
@@ -93,6 +129,28 @@ INLINE vf exp(vf x) {
   y = fma(y, r * r, r) + 1.0f;
   vu exponent = (bits_of(shifted) - bits_of(shift) + 127u) << 23;
   return x < -87.3f ? vf{} : y * float_of(exponent);
+}
+
+// 2^x for x <= 0, relative error below 2e-7; exactly 0 under -126.5, also for -inf.
+// Source of the polynomial: Cephes, exp2f.
+INLINE vf exp2_below_one(vf x) {
+  x = max(splat(-127.0f), x);
+#if defined(XPYD_AVX512)
+  vf n = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  const vf shift = splat(12582912.0f);
+  vf n = (x + shift) - shift;
+#endif
+  vf r = x - n;
+  vf y = splat(1.535336188319500e-4f);
+  y = fma(y, r, splat(1.339887440266574e-3f));
+  y = fma(y, r, splat(9.618437357674640e-3f));
+  y = fma(y, r, splat(5.550332471162809e-2f));
+  y = fma(y, r, splat(2.402264791363012e-1f));
+  y = fma(y, r, splat(6.931472028550421e-1f));
+  y = fma(y, r, splat(1.0f));
+  vi exponent = (__builtin_convertvector(n, vi) + 127) << 23;  // of 2^-127: all bits zero
+  return y * float_of((vu)exponent);
 }
 
 // --- storage types -------------------------------------------------------------------------------

@@ -5,12 +5,6 @@
 
 namespace xpyd {
 
-#if defined(__clang__)
-#define XPYD_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define XPYD_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, vi{__VA_ARGS__})
-#endif
-
 // a0 b0 a1 b1 … from the first and from the second half of two vectors.
 INLINE vf zip_first(vf a, vf b) {
 #if defined(XPYD_AVX512)
