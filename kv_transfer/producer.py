@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,16 +25,13 @@ from kv_transfer import messages as m
 from kv_transfer.counters import as_object
 from kv_transfer.identity import KVIdentity, mismatch
 from kv_transfer.lease import Ended, LeaseTable, Offer, State
+from kv_transfer.poller import Poller
 from kv_transfer.publisher import Batch, FilledBlocks, Publisher
 from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Transport
 
 log = logging.getLogger(__name__)
 
-POLL_MIN_S = 0.0002
-POLL_MAX_S = 0.005
-POLL_LINGER_S = 3.0  # longer than a consumer waits for a stopped read (copier.SETTLE_S)
-POLL_LINGER_PAUSE_S = 0.02
 LOG_EVERY_S = 60.0
 
 
@@ -73,9 +70,9 @@ class KVProducer:
         self._readers: dict[str, bytes] = {}  # claim: the peer (ZeroMQ identity) that opened it
         self._described = b""
         self._listener: Listener | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._reaper: asyncio.Task[None] | None = None
         self._wake_reaper = asyncio.Event()
-        self._wake_poller = asyncio.Event()
+        self._poller: Poller | None = None
         self._publisher: Publisher | None = None
         self._logged_at = -math.inf
         self.counters = ProducerCounters()
@@ -89,13 +86,13 @@ class KVProducer:
             self._on_message,
             max_bytes=m.MAX_KV_MESSAGE_BYTES,
         )
-        self._run(self._reap())
         if self._transport.publishes or self._transport.checksums:
             self._publisher = Publisher(
                 self._transport, self._region, self._admit, self._publish_failed
             )
         if self._transport.polls:
-            self._run(self._poll())
+            self._poller = Poller(self._transport, lambda: self._leases.num_claims > 0)
+        self._reaper = asyncio.get_running_loop().create_task(self._reap())
 
     @property
     def endpoint(self) -> str:
@@ -180,10 +177,11 @@ class KVProducer:
 
     async def close(self) -> None:
         """End all offers and hand their blocks back. Idempotent."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        if self._reaper is not None:
+            self._reaper.cancel()
+            await asyncio.gather(self._reaper, return_exceptions=True)
+        if self._poller is not None:
+            await self._poller.close()
         if self._publisher is not None:
             await self._publisher.close()
         for offer in self._leases.offers():
@@ -329,7 +327,8 @@ class KVProducer:
             start = stop
             if is_last:
                 break
-        self._wake_poller.set()
+        if self._poller is not None:
+            self._poller.blocks_shown()
 
     def _abort(self, offer: Offer, reason: TransferError) -> None:
         self._give_back(self._leases.abort(offer), reason)
@@ -366,9 +365,6 @@ class KVProducer:
 
     # --- background --------------------------------------------------------------------------
 
-    def _run(self, body: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.get_running_loop().create_task(body))
-
     async def _reap(self) -> None:
         """Expire leases when they are due; asleep while there are none."""
         while True:
@@ -384,28 +380,6 @@ class KVProducer:
                 await self._wake_reaper.wait()
             else:  # a deadline that comes up meanwhile is a whole lease away
                 await asyncio.sleep(max(deadline - time.monotonic(), 0.001))
-
-    async def _poll(self) -> None:
-        """Let one-sided reads advance: often after blocks were shown, asleep without readers.
-
-        It goes on for a while after the last claim has ended: a read that its reader is about to
-        stop cannot end without us.
-        """
-        pause_s, until = POLL_MIN_S, -math.inf
-        while True:
-            if self._leases.num_claims:
-                until, longest_s = time.monotonic() + POLL_LINGER_S, POLL_MAX_S
-            else:
-                longest_s = POLL_LINGER_PAUSE_S
-            if time.monotonic() >= until:
-                self._wake_poller.clear()
-                await self._wake_poller.wait()
-            if self._wake_poller.is_set():
-                self._wake_poller.clear()
-                pause_s = POLL_MIN_S
-            self._transport.poll()
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, longest_s)
 
 
 def _continues(offer: Offer, batch: Batch) -> bool:
