@@ -7,6 +7,7 @@ The same structs travel between processes (`common/wire.py`), so every field is 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Literal
 
 import msgspec
 
@@ -17,6 +18,13 @@ class FinishReason(str, Enum):
     STOP = "stop"
     LENGTH = "length"
     ABORT = "abort"
+
+
+class Constraint(msgspec.Struct, frozen=True, array_like=True):
+    """What the whole output must match: checked by the front end, compiled by the engine."""
+
+    kind: Literal["json_schema", "json_object", "regex", "choice", "grammar", "structural_tag"]
+    text: str  # schema or list of choices as JSON, the regex, the grammar; "" for json_object
 
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
@@ -43,6 +51,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     allowed_token_ids: tuple[int, ...] = ()  # empty: all
     logprobs: int | None = None  # None: off; 0: the chosen token's only; k: and the k best
     prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
 
     @property
     def is_greedy(self) -> bool:
