@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.fingerprint import differing_fields
+
 
 @dataclass(frozen=True, slots=True)
 class KVIdentity:
@@ -13,23 +15,8 @@ class KVIdentity:
 
 
 def mismatch(ours: str, theirs: str) -> str | None:
-    """Why two fingerprints do not match, naming the fields where they are `name=value` lists
-    separated by commas or semicolons; None if they are equal."""
-    if ours == theirs:
-        return None
-    left, right = _fields(ours), _fields(theirs)
-    if not left or not right:
-        return "differing kv_fingerprint"
+    """Why two fingerprints do not match, naming the fields; None if they are equal."""
     differing = [
-        f"{name} ({left.get(name, 'absent')}, {right.get(name, 'absent')})"
-        for name in sorted({*left, *right})
-        if left.get(name) != right.get(name)
+        f"{name} ({left}, {right})" for name, left, right in differing_fields(ours, theirs)
     ]
-    return "differing " + (", ".join(differing) or "kv_fingerprint")
-
-
-def _fields(fingerprint: str) -> dict[str, str]:
-    parts = [part.partition("=") for part in fingerprint.replace(";", ",").split(",")]
-    if not all(separator for _, separator, _ in parts):
-        return {}
-    return {name.strip(): value.strip() for name, _, value in parts}
+    return f"differing {', '.join(differing)}" if differing else None

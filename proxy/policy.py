@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from common.fingerprint import differing_fields
 from common.wire import Role
 
 
@@ -181,5 +182,9 @@ def mismatch(one: InstanceView, other: InstanceView) -> str:
 
 
 def _differences(one: InstanceView, other: InstanceView) -> list[str]:
-    names = ("model", "kv_fingerprint", "kv_connector")
-    return [name for name in names if getattr(one, name) != getattr(other, name)]
+    names = [
+        name for name in ("model", "kv_connector") if getattr(one, name) != getattr(other, name)
+    ]
+    return names + [
+        name for name, _, _ in differing_fields(one.kv_fingerprint, other.kv_fingerprint)
+    ]

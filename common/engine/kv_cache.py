@@ -11,7 +11,6 @@ import mmap
 import os
 import sys
 from dataclasses import dataclass
-from hashlib import sha256
 from math import prod
 from pathlib import Path
 
@@ -114,13 +113,23 @@ class KVCache:
         return torch.frombuffer(memory, dtype=self.layout.torch_dtype).view(shape)
 
 
-def kv_fingerprint(model_fingerprint: str, layout: KVLayout) -> str:
-    """Equal for two instances exactly if one can use the other's blocks as they are."""
-    facts = (
-        f"xpyd-kv-{LAYOUT_VERSION}|{model_fingerprint}|{layout.dtype}|layers={layout.num_layers}"
-        f"|kv_heads={layout.num_kv_heads}|head_dim={layout.head_dim}|block_size={layout.block_size}"
-    )
-    return sha256(facts.encode()).hexdigest()
+def kv_fingerprint(model_fingerprint: str, layout: KVLayout, kernels: str) -> str:
+    """Equal for two instances exactly if one can use the other's blocks as they are.
+
+    `name=value` pairs, so that a mismatch can say which. kernels: which face of them computed the
+    keys and values; two faces round differently.
+    """
+    facts = {
+        "layout": LAYOUT_VERSION,
+        "model": model_fingerprint,
+        "dtype": layout.dtype,
+        "layers": layout.num_layers,
+        "kv_heads": layout.num_kv_heads,
+        "head_dim": layout.head_dim,
+        "block_size": layout.block_size,
+        "kernels": kernels,
+    }
+    return ",".join(f"{name}={value}" for name, value in facts.items())
 
 
 def default_num_blocks(

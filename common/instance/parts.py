@@ -90,8 +90,7 @@ def build_engine(config: ServeConfig) -> EngineParts:
     cache = KVCache(layout, num_blocks, device)
     face = _kernel_face()
     identity = model_fingerprint(path, spec, spec.dtype, config.load_format, config.seed)
-    # Two faces of the kernels round differently, so their blocks are not each other's.
-    fingerprint = kv_fingerprint(f"{identity}|{face}|{device.type}", layout)
+    fingerprint = kv_fingerprint(identity, layout, f"{device.type} {face}")
     engine = Engine(
         model, cache, settings, eos_token_ids=spec.eos_token_ids, fingerprint=fingerprint
     )

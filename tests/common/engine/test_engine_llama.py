@@ -55,7 +55,7 @@ def make_llama_engine(path, *, dtype="float32", num_blocks=200, budget=24, cachi
         enable_prefix_caching=caching,
     )
     cache = KVCache(layout, num_blocks, CPU)
-    return Engine(model, cache, limits, (), kv_fingerprint("llama", layout))
+    return Engine(model, cache, limits, (), kv_fingerprint("llama", layout, "k"))
 
 
 @pytest.mark.parametrize(("num_blocks", "is_tight"), [(200, False), (24, True)])

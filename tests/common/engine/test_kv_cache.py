@@ -56,16 +56,17 @@ def test_impossible_memory_is_refused_in_one_line():
 
 def test_the_fingerprint_tells_all_that_matters_apart():
     variants = [
-        kv_fingerprint("m", LAYOUT),
-        kv_fingerprint("n", LAYOUT),
-        kv_fingerprint("m", KVLayout(3, 2, 4, 8, "float16")),
-        kv_fingerprint("m", KVLayout(4, 2, 4, 8, "bfloat16")),
-        kv_fingerprint("m", KVLayout(3, 1, 4, 8, "bfloat16")),
-        kv_fingerprint("m", KVLayout(3, 2, 8, 8, "bfloat16")),
-        kv_fingerprint("m", KVLayout(3, 2, 4, 16, "bfloat16")),
+        kv_fingerprint("m", LAYOUT, "k"),
+        kv_fingerprint("n", LAYOUT, "k"),
+        kv_fingerprint("m", KVLayout(3, 2, 4, 8, "float16"), "k"),
+        kv_fingerprint("m", KVLayout(4, 2, 4, 8, "bfloat16"), "k"),
+        kv_fingerprint("m", KVLayout(3, 1, 4, 8, "bfloat16"), "k"),
+        kv_fingerprint("m", KVLayout(3, 2, 8, 8, "bfloat16"), "k"),
+        kv_fingerprint("m", KVLayout(3, 2, 4, 16, "bfloat16"), "k"),
+        kv_fingerprint("m", LAYOUT, "l"),
     ]
     assert len(set(variants)) == len(variants)
-    assert kv_fingerprint("m", LAYOUT) == variants[0]
+    assert kv_fingerprint("m", LAYOUT, "k") == variants[0]
 
 
 class TestDefaultNumBlocks:

@@ -1,0 +1,26 @@
+"""Fingerprints as `name=value,name=value`: compared whole, explained field by field."""
+
+from __future__ import annotations
+
+
+def differing_fields(ours: str, theirs: str) -> list[tuple[str, str, str]]:
+    """(name, ours, theirs) wherever two fingerprints differ; empty if they are equal.
+
+    A fingerprint that is no list of fields counts as one field named `kv_fingerprint`.
+    """
+    if ours == theirs:
+        return []
+    left, right = _fields(ours), _fields(theirs)
+    names = [*left, *(name for name in right if name not in left)]
+    return [
+        (name, left.get(name, "absent"), right.get(name, "absent"))
+        for name in names
+        if left.get(name) != right.get(name)
+    ]
+
+
+def _fields(fingerprint: str) -> dict[str, str]:
+    parts = [part.partition("=") for part in fingerprint.split(",")]
+    if all(separator for _, separator, _ in parts):
+        return {name.strip(): value.strip() for name, _, value in parts}
+    return {"kv_fingerprint": fingerprint}
