@@ -1,5 +1,6 @@
 // y = x W^T + b over a weight packed into panels; float32 sums. Plain C interface, no allocation seen
 // by the caller. See gemm.h for why a row's result does not depend on the other rows.
+#include <algorithm>
 #include <vector>
 
 #if defined(__linux__)
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int64_t kRowBlockBytes = 640 << 10;  // of x kept in the second-level cache per pass over W
 constexpr int64_t kTaskBytes = 128 << 10;      // of W per task when few rows make it a stream
+constexpr int64_t kCopyPerTask = 16 << 10;     // values of x
 
 int64_t panels_of(int64_t columns) { return (columns + NR - 1) / NR; }
 
@@ -54,9 +56,9 @@ const typename DotOf<T>::type::a_type* prepare(const typename T::type* x, int64_
   if ((int64_t)scratch.size() < rows * *lda) scratch.resize(rows * *lda);
   A* copy = (A*)scratch.data();
   const int64_t stride = *lda;
-  parallel_for(rows * depth > (1 << 16) ? rows : 1, [&](int64_t task) {
-    const bool is_all = rows * depth <= (1 << 16);
-    for (int64_t r = is_all ? 0 : task; r < (is_all ? rows : task + 1); r++) {
+  const int64_t per_task = std::max<int64_t>(1, kCopyPerTask / depth);
+  parallel_for((rows + per_task - 1) / per_task, [&](int64_t task) {
+    for (int64_t r = task * per_task; r < std::min(rows, (task + 1) * per_task); r++) {
       const typename T::type* from = x + r * depth;
       A* to = copy + r * stride;
       if constexpr (Dot::kWidth == 2) {
@@ -72,11 +74,11 @@ const typename DotOf<T>::type::a_type* prepare(const typename T::type* x, int64_
 }
 
 template <class Out>
-void finish(const float* tile, int64_t ldt, int64_t rows, int64_t columns, const float* bias,
+void finish(const float* tile, int64_t rows, int64_t columns, const float* bias,
             typename Out::type* out, int64_t ldo) {
   for (int64_t r = 0; r < rows; r++)
     for (int64_t c = 0; c < columns; c += W) {
-      vf y = F32::load(tile + r * ldt + c);
+      vf y = F32::load(tile + r * NR + c);
       if (bias) y = y + load_upto<F32>(bias + c, columns - c);
       store_upto<Out>(out + r * ldo + c, y, columns - c);
     }
@@ -92,27 +94,22 @@ void run(const typename T::type* x, int64_t rows, int64_t depth, int64_t columns
   int64_t block = kRowBlockBytes / (steps * sizeof(typename Dot::a_type));
   block = block < 4 * MR ? 4 * MR : block / MR * MR;
   for (int64_t first = 0; first < rows; first += block) {
-    const int64_t height = rows - first < block ? rows - first : block;
+    const int64_t height = std::min(rows - first, block);
     int64_t lda;
     const auto* a = prepare<T>(x + first * depth, height, depth, &lda, scratch);
-    const int64_t bytes = size * sizeof(typename Dot::b_type);
-    int64_t per_task = height > MR ? 1 : (kTaskBytes + bytes - 1) / bytes;
-    per_task += per_task % 2;  // panels go in twos when rows are few
-    const int64_t tiles = tile_count(height);
+    const int64_t bytes = size * sizeof(typename Dot::b_type), tiles = tile_count(height);
+    const int64_t per_task = height > MR ? 1 : (kTaskBytes + bytes - 1) / bytes;
     parallel_for((count + per_task - 1) / per_task, [&](int64_t task) {
-      float tile[MR * 2 * NR];
-      const int64_t end = (task + 1) * per_task < count ? (task + 1) * per_task : count;
-      for (int64_t p = task * per_task; p < end;) {
-        const int64_t wide = height <= 2 && p + 2 <= end ? 2 : 1, left = columns - p * NR;
+      float tile[MR * NR];
+      const int64_t end = std::min(count, (task + 1) * per_task);
+      for (int64_t p = task * per_task; p < end; p++)
         for (int64_t i = 0; i < tiles; i++) {
           const int64_t r = tile_start(height, tiles, i), n = tile_start(height, tiles, i + 1) - r;
-          if (wide == 2) multiply_wide<Dot>(n, a, lda, panels + p * size, size, steps, tile, 2 * NR);
-          else multiply_rows<Dot>(n, a + r * lda, lda, panels + p * size, steps, tile, 2 * NR, false);
-          finish<Out>(tile, 2 * NR, n, left < wide * NR ? left : wide * NR,
-                      bias ? bias + p * NR : nullptr, out + (first + r) * columns + p * NR, columns);
+          multiply_rows<Dot>((int)n, a + r * lda, lda, panels + p * size, steps, tile, NR, false);
+          finish<Out>(tile, n, std::min<int64_t>(NR, columns - p * NR),
+                      bias ? bias + p * NR : nullptr,
+                      out + (first + r) * columns + p * NR, columns);
         }
-        p += wide;
-      }
     });
   }
 }

@@ -24,11 +24,11 @@ def set_threads(count):
     native_library.set_num_threads(count)
 
 
-@pytest.fixture(autouse=True, params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3])
 def threads(request):
-    set_threads(request.param)
+    before = native_library.num_threads()
     yield request.param
-    set_threads(2)
+    set_threads(before)
 
 
 def make(rows, shape, dtype):
