@@ -10,6 +10,8 @@ import uuid
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from common.api.choices import ChoiceText, Piece, merge, run_choice
 from common.api.context import RequestInfo
 from common.api.observe import RequestMetrics
@@ -18,7 +20,7 @@ from common.api.sampling import Limits, fit, sampling_params, with_seed
 from common.api.settings import ApiSettings
 from common.engine_client import EngineClient, ModelCard
 from common.errors import BadRequest, ModelNotFound, Unavailable
-from common.request import EngineRequest, SamplingParams, TokenLogprob
+from common.request import Constraint, EngineRequest, SamplingParams, TokenLogprob
 from common.text import TextModel
 
 
@@ -77,6 +79,7 @@ class Demand:
     prompt_logprobs: int | None
     priority: int
     cache_salt: str
+    constraint: Constraint | None = None  # what the whole answer must match
 
 
 class Generation:
@@ -122,6 +125,8 @@ class Generation:
             logprobs=demand.logprobs,
             prompt_logprobs=demand.prompt_logprobs,
         )
+        if demand.constraint is not None:
+            params = msgspec.structs.replace(params, constraint=demand.constraint)
         for prompt in self.prompts:
             if not prompt.token_ids:
                 raise BadRequest("the prompt is empty", "prompt")

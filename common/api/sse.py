@@ -80,7 +80,7 @@ async def json_answer(
 
 
 class EventStream(Response):
-    """Sends what `events` yields (whole events, already encoded), then `[DONE]`."""
+    """Sends what `events` yields (whole events, already encoded), then `done`."""
 
     def __init__(
         self,
@@ -88,8 +88,11 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         stalled_reader_s: float,
         *watches: Coroutine[Any, Any, Exception],
+        done: bytes = DONE,
     ) -> None:
+        """`done`: what ends the stream, if its protocol has such a thing."""
         super().__init__()
+        self._done = done
         self._watches = watches
         self._events = events
         self._request_id = info_of(request).request_id
@@ -117,7 +120,8 @@ class EventStream(Response):
             log.exception("stream failed request_id=%s", self._request_id)
             failure = XpydError("the server failed to continue this answer; it has been logged")
             await self._send(send, b"data: " + error_body(failure) + b"\n\n")
-        await self._send(send, DONE)
+        if self._done:
+            await self._send(send, self._done)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, data: bytes) -> None:
