@@ -134,7 +134,7 @@ int64_t xpyd_linear_bytes(int dtype, int64_t columns, int64_t depth) {
 void xpyd_linear_pack(int dtype, const void* weight, int64_t stride, int64_t columns, int64_t depth,
                       void* panels) {
 #if defined(__linux__)
-  // Huge pages: a decode step reads every weight once, and small pages cost it a third.
+  // A decode step reads every weight once; with small pages that took 5 to 20 % longer.
   const uintptr_t huge = 2 << 20, start = ((uintptr_t)panels + huge - 1) / huge * huge;
   const uintptr_t end = ((uintptr_t)panels + xpyd_linear_bytes(dtype, columns, depth)) / huge * huge;
   if (end > start) madvise((void*)start, end - start, MADV_HUGEPAGE);
