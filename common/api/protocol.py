@@ -62,6 +62,9 @@ def _salt(value: str) -> str:
     return value
 
 
+CacheSalt = Annotated[str, AfterValidator(_salt), Field(max_length=128)]
+
+
 def _integer_flag(value: Any) -> Any:
     """completions take `logprobs: 3`; a client that means chat sends `true`."""
     if isinstance(value, bool):
