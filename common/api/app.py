@@ -17,9 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.api import protocol
+from common.api.anthropic.errors import is_messages_path, messages_error
 from common.api.chat import create_chat_completion
 from common.api.completions import create_completion
-from common.api.errors import on_http_exception
+from common.api.errors import error_response, http_error
 from common.api.gate import Gate
 from common.api.generate import abort_requests, generate
 from common.api.generation import Service
@@ -30,7 +31,7 @@ from common.api.settings import ApiSettings
 from common.api.sse import encode_json
 from common.api.tokens import detokenize, tokenize
 from common.engine_client import EngineClient, ModelCard
-from common.errors import ModelNotFound, Unavailable
+from common.errors import ModelNotFound, Unavailable, XpydError
 from common.metrics import CONTENT_TYPE, Metrics
 from common.text import TextModel
 
@@ -55,13 +56,23 @@ def create_app(
         version=settings.version,
         lifespan=lifespan,
         redirect_slashes=False,
-        exception_handlers={HTTPException: on_http_exception},
+        exception_handlers={HTTPException: _on_http_exception},
     )
-    app.add_middleware(Gate, settings=settings, on_refusal=observed.rejected)
+    app.add_middleware(Gate, settings=settings, on_refusal=observed.rejected, answer=_as_error)
     _add_generation(app, service)
     _add_models(app, service)
     _add_operations(app, service, metrics)
     return app
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _as_error(http_error(request, error), request.url.path)
+
+
+def _as_error(error: XpydError, path: str) -> Response:
+    """In the form that the clients of `path` read."""
+    return messages_error(error) if is_messages_path(path) else error_response(error)
 
 
 def _add_generation(app: FastAPI, service: Service) -> None:

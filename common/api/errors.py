@@ -1,4 +1,4 @@
-"""Errors as HTTP answers: always OpenAI's object, never a path, an address or a traceback."""
+"""Errors as HTTP answers: OpenAI's object, never a path, an address or a traceback."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from common.errors import BadRequest, XpydError
 
 T = TypeVar("T", bound=BaseModel)
 
-_MAX_MESSAGE_CHARS = 1000
+MAX_MESSAGE_CHARS = 1000
 
 
 class HttpError(BadRequest):
@@ -31,6 +32,12 @@ class HttpError(BadRequest):
 
 
 def error_response(error: XpydError) -> Response:
+    return Response(
+        error_body(error), error.status, error_headers(error), media_type="application/json"
+    )
+
+
+def error_headers(error: XpydError) -> dict[str, str]:
     headers = dict(error.headers) if isinstance(error, HttpError) else {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -38,12 +45,12 @@ def error_response(error: XpydError) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if error.status in (401, 408, 413, 415):
         headers["Connection"] = "close"  # the body has not been read
-    return Response(error_body(error), error.status, headers, media_type="application/json")
+    return headers
 
 
 def error_body(error: XpydError) -> bytes:
     body = error.body()
-    body["error"]["message"] = error.message[:_MAX_MESSAGE_CHARS]
+    body["error"]["message"] = error.message[:MAX_MESSAGE_CHARS]
     return msgspec.json.encode(body)
 
 
@@ -64,15 +71,21 @@ def _from_validation(error: ValidationError) -> BadRequest:
     return BadRequest(f"{param}: {message}" if param else message, param or None)
 
 
-async def on_http_exception(request: Request, error: Exception) -> Response:
-    """What the router says: unknown path, wrong method."""
-    assert isinstance(error, HTTPException)
+def http_error(request: Request, error: HTTPException) -> HttpError:
+    """What the router says (unknown path, wrong method) as one of ours."""
     method, path = request.method[:16], request.url.path[:200]
     if error.status_code == 404:
-        return error_response(HttpError(404, "not_found", f"there is no {method} {path}"))
+        return HttpError(404, "not_found", f"there is no {method} {path}")
     if error.status_code == 405:
-        message = f"{path} does not take {method}"
-        return error_response(
-            HttpError(405, "method_not_allowed", message, dict(error.headers or {}))
-        )
-    return error_response(HttpError(error.status_code, "http_error", str(error.detail)))
+        headers = {"Allow": ", ".join(_allowed_methods(request))}
+        return HttpError(405, "method_not_allowed", f"{path} does not take {method}", headers)
+    return HttpError(error.status_code, "http_error", str(error.detail))
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Of all routes with this path, not only of the first. Where GET goes, HEAD goes (gate.py)."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)

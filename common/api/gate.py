@@ -1,6 +1,7 @@
 """The outermost layer of the app: limits, keys, request ids, errors and the access log.
 
-Plain ASGI, so that streams and disconnects pass through untouched. Knows nothing of models.
+Plain ASGI, so that streams and disconnects pass through untouched. Knows nothing of models. A HEAD
+is answered as the GET would be, without its body.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.api.auth import KeyCheck
@@ -34,9 +36,15 @@ _CLIENT_GONE = 499  # nobody reads it; it is for the log, as nginx writes it
 
 class Gate:
     def __init__(
-        self, app: ASGIApp, settings: ApiSettings, on_refusal: Callable[[XpydError], None]
+        self,
+        app: ASGIApp,
+        settings: ApiSettings,
+        on_refusal: Callable[[XpydError], None],
+        answer: Callable[[XpydError, str], Response] = lambda error, path: error_response(error),
     ) -> None:
+        """`answer`: an error as the clients of this path read errors."""
         self._app = app
+        self._answer = answer
         self._keys = KeyCheck(settings)
         self._access_log = settings.access_log
         self._on_refusal = on_refusal
@@ -52,11 +60,16 @@ class Gate:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         info = _new_info(scope)
         attach(scope, info)
+        is_head = scope["method"] == "HEAD"
+        if is_head:
+            scope = {**scope, "method": "GET"}
 
         async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 info.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *_our_headers(info)]
+            elif is_head:
+                message["body"] = b""
             await send(message)
 
         try:
@@ -73,7 +86,9 @@ class Gate:
             await self._refuse(failure, info, scope, receive, send_labelled)
         finally:
             if self._access_log != "off":
-                access.info("%s", _access_line(info, scope, as_json=self._access_log == "json"))
+                method = "HEAD" if is_head else scope["method"][:16]
+                as_json = self._access_log == "json"
+                access.info("%s", _access_line(info, method, scope["path"], as_json=as_json))
 
     async def _refuse(
         self, error: XpydError, info: RequestInfo, scope: Scope, receive: Receive, send: Send
@@ -81,7 +96,7 @@ class Gate:
         if info.status:  # the answer has begun: all that is left is to close the connection
             raise error
         self._on_refusal(error)
-        await error_response(error)(scope, receive, send)
+        await self._answer(error, scope["path"])(scope, receive, send)
 
 
 def _check_size(scope: Scope) -> None:
@@ -117,11 +132,11 @@ def _our_headers(info: RequestInfo) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def _access_line(info: RequestInfo, scope: Scope, *, as_json: bool) -> str:
+def _access_line(info: RequestInfo, method: str, path: str, *, as_json: bool) -> str:
     """No prompt text and no query: one line, whatever the client sent."""
     fields: dict[str, Any] = {
-        "method": scope["method"][:16],
-        "path": scope["path"][:200],
+        "method": method,
+        "path": path[:200],
         "status": info.status,
         "ms": round((time.monotonic() - info.started) * 1000, 1),
         "request_id": info.request_id,
