@@ -91,11 +91,11 @@ def _linear_native(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> T
 def pack_torch(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
     rows, cols = weight.shape
     data = weight.new_zeros(-(-rows // _ALIGN) * _ALIGN, -(-cols // _ALIGN) * _ALIGN)
-    data[:rows, :cols] = weight
+    data[:rows, :cols] = weight.detach()
     wide = None
     if bias is not None:
         wide = torch.zeros(data.shape[0], dtype=torch.float32, device=weight.device)
-        wide[:rows] = bias
+        wide[:rows] = bias.detach()
     return PackedWeight(cols, rows, weight.dtype, data, wide, is_native=False)
 
 
