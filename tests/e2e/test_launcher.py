@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.cluster import free_port
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent.parent
@@ -67,12 +69,6 @@ def is_running(pid):
 def pids_in(topology):
     rows = [topology["proxy"], *topology["prefill"], *topology["decode"]]
     return [row["pid"] for row in rows]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_ctrl_c_stops_everything_it_started(up, tmp_path):
