@@ -19,7 +19,9 @@ from common.api.prompts import chat_prompt, truncate
 from common.api.protocol import ChatRequest
 from common.api.refusals import CHAT, refuse
 from common.api.sse import ChunkWriter, EventStream, json_answer
-from common.api.tools import CallDelta, ContentDelta, Delta, ToolCallParser
+from common.api.tools.deltas import CallDelta, ContentDelta, ToolDelta
+from common.api.tools.formats import HERMES
+from common.api.tools.parser import ToolCallParser
 from common.errors import BadRequest
 
 
@@ -187,7 +189,7 @@ class _Chat:
     def _deltas(self, piece: Piece, parser: ToolCallParser | None) -> list[dict[str, Any]]:
         if parser is None:
             return [{"content": piece.text}] if piece.text else []
-        found: list[Delta] = parser.push(piece.text)
+        found: list[ToolDelta] = parser.push(piece.text)
         if piece.finish_reason:
             found += parser.finish()
         return [
@@ -214,7 +216,8 @@ class _Chat:
     def _parser(self) -> ToolCallParser | None:
         if not self._reads_tools:
             return None
-        return ToolCallParser(None if self._ask.parallel_tool_calls else 1)
+        names = frozenset(tool["function"]["name"] for tool in self._ask.tools or ())
+        return HERMES.parser(names, None if self._ask.parallel_tool_calls else 1)
 
 
 def _streamed_choice(number: int, delta: dict[str, Any]) -> dict[str, Any]:

@@ -6,18 +6,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.api.tools import CallDelta, ContentDelta, ToolCallParser
+from common.api.tools.deltas import CallDelta, ContentDelta
+from common.api.tools.formats import BY_NAME
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": [1, "}{\\"</x>"], "b": null}}\n</tool_call>'
 ARGUMENTS = '{"a": [1, "}{\\"</x>"], "b": null}'
 SWAPPED = '<tool_call>{"arguments": {"x": 1}, "name": "g"}</tool_call>'
 QUOTED = '<tool_call>{"name": "h", "arguments": "{\\"x\\": 1}"}</tool_call>'
+NAMES = frozenset({"f", "g", "h", "now"})
 NO_ARGUMENTS = '<tool_call>{"name": "now"}</tool_call>'
 
 
-def parse(pieces, max_calls=None):
+def parse(pieces, max_calls=None, format_name="hermes"):
     """(content, [(name, arguments)]) as a client adds up the deltas."""
-    parser = ToolCallParser(max_calls)
+    parser = BY_NAME[format_name].parser(NAMES, max_calls)
     deltas = [delta for piece in pieces for delta in parser.push(piece)] + parser.finish()
     content = ""
     calls: list[list[str]] = []
@@ -77,17 +79,16 @@ def test_further_calls_are_dropped_if_only_one_is_allowed():
 
 
 def test_arguments_are_streamed_as_they_come():
-    parser = ToolCallParser()
+    parser = BY_NAME["hermes"].parser(NAMES)
     parser.push('<tool_call>{"name": "f", "arguments": {"code": "')
     assert parser.push("print(1)") == [CallDelta(0, "print(1)")]
 
 
 def test_long_names_do_not_cost_quadratic_time():
     text = '<tool_call>{"name": "' + "x" * 50_000
-    parser = ToolCallParser()
-    for character in text:
-        parser.push(character)
-    assert parser.finish() == [ContentDelta(text)]
+    parser = BY_NAME["hermes"].parser(NAMES)
+    deltas = [delta for character in text for delta in parser.push(character)] + parser.finish()
+    assert "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta)) == text
 
 
 def test_streamed_arguments_are_json():
