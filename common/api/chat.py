@@ -54,6 +54,7 @@ async def create_chat_completion(service: Service, request: Request) -> Response
         prompt_logprobs=ask.prompt_logprobs,
         priority=ask.priority,
         cache_salt=ask.cache_salt,
+        stream_interval=ask.stream_interval if ask.stream else 1,
     )
     prompts = [truncate(prompt, ask, card.max_model_len)]
     generation = Generation(service, info, model, ask, prompts, demand, "chatcmpl")
@@ -81,6 +82,8 @@ class _Chat:
             ask.stream_options,
             generation.usage.body,
         )
+        last = ask.messages[-1]
+        self._echo = last.content or "" if ask.echo and last.role == "assistant" else ""
         self._reads_tools = ask.tools is not None and ask.tool_choice != "none"
 
     # --- whole -----------------------------------------------------------------------------------
@@ -100,6 +103,8 @@ class _Chat:
         prompt = generation.prompts[0].token_ids
         if ask.return_token_ids:
             body["prompt_token_ids"] = prompt
+        if ask.return_prompt_text:
+            body["prompt_text"] = generation.prompts[0].shown(generation.text)
         if ask.prompt_logprobs is not None:
             body["prompt_logprobs"] = prompt_logprobs(
                 generation.text.vocabulary,
@@ -111,6 +116,7 @@ class _Chat:
 
     def _choice(self, number: int, answer: Answer) -> dict[str, Any]:
         content, calls = self._message_parts(answer.text)
+        content = self._echo + content
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if calls:
             message["content"] = content or None
@@ -163,8 +169,13 @@ class _Chat:
         extra: dict[str, Any] = {}
         if self._ask.return_token_ids:
             extra["prompt_token_ids"] = self._generation.prompts[0].token_ids
+        if self._ask.return_prompt_text:
+            extra["prompt_text"] = self._generation.prompts[0].shown(self._generation.text)
         delta = {"role": "assistant", "content": ""}
-        return self._chunks.chunk(_streamed_choice(number, delta), **extra)
+        opening = self._chunks.chunk(_streamed_choice(number, delta), **extra)
+        if self._echo:
+            opening += self._chunks.chunk(_streamed_choice(number, {"content": self._echo}))
+        return opening
 
     def _events(self, piece: Piece, parser: ToolCallParser | None) -> bytes:
         """All events of one piece; b"" if it has nothing to show yet."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.api.observe import Observation
+from common.api.repetition import RepetitionWatch
 from common.detokenizer import IncrementalDetokenizer
 from common.engine_client import EngineClient
 from common.errors import XpydError
 from common.request import EngineRequest, FinishReason, TokenEvent, TokenLogprob
 from common.stop_strings import StopMatcher
 
+REPETITION = "repetition"  # vLLM's finish_reason, beyond the engine's own
 _MAX_QUEUED_PIECES = 64  # then the choices wait for whoever reads them
 
 
@@ -43,8 +45,10 @@ class ChoiceText:
         include_stop: bool = False,
         min_tokens: int = 0,
         special_ids: frozenset[int] = frozenset(),
+        repetition: RepetitionWatch | None = None,
     ) -> None:
         """`special_ids`: among them the tokens that end an answer without being part of it."""
+        self._repetition = repetition
         self._choice = choice
         self._detokenizer = detokenizer
         self._stops = StopMatcher(stops, include_stop=include_stop) if stops else None
@@ -66,7 +70,11 @@ class ChoiceText:
             texts.append(self._push(token_id))
             if self._stops and self._stops.found:
                 break
+            if self._repetition and self._repetition.found:
+                break
         reason = event.finish_reason.value if event.finish_reason else None
+        if self._repetition and self._repetition.found:
+            reason = REPETITION
         if reason and not (self._stops and self._stops.found):
             texts.append(self._finish())
         stop_reason: str | int | None = event.stop_token_id
@@ -93,6 +101,8 @@ class ChoiceText:
 
     def _push(self, token_id: int) -> str:
         self._num_tokens += 1
+        if self._repetition:
+            self._repetition.push(token_id)
         text = self._detokenizer.push(token_id)
         self._num_chars += len(text)
         if self._stops is None or self._num_tokens <= self._min_tokens:
@@ -131,6 +141,36 @@ async def run_choice(
         raise
     finally:
         observed.closed()
+
+
+async def pace(run: AsyncGenerator[Piece, None], interval: int) -> AsyncGenerator[Piece, None]:
+    """The first piece at once, then pieces of `interval` tokens or more; nothing is lost."""
+    held: list[Piece] = []
+    try:
+        async with aclosing(run) as pieces:
+            async for piece in pieces:
+                held.append(piece)
+                num_tokens = sum(len(each.token_ids) for each in held)
+                if piece.first or piece.finish_reason or num_tokens >= interval:
+                    yield _joined(held)
+                    held = []
+    except XpydError:
+        if held:
+            yield _joined(held)
+        raise
+
+
+def _joined(pieces: list[Piece]) -> Piece:
+    last = pieces[-1]
+    if len(pieces) == 1:
+        return last
+    return replace(
+        last,
+        text="".join(piece.text for piece in pieces),
+        token_ids=tuple(i for piece in pieces for i in piece.token_ids),
+        logprobs=tuple(p for piece in pieces for p in piece.logprobs),
+        text_offsets=tuple(offset for piece in pieces for offset in piece.text_offsets),
+    )
 
 
 async def merge(runs: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:

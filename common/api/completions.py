@@ -71,6 +71,7 @@ def _demand(ask: CompletionRequest) -> Demand:
         prompt_logprobs=max(asked, default=None),
         priority=ask.priority,
         cache_salt=ask.cache_salt,
+        stream_interval=ask.stream_interval if ask.stream else 1,
     )
 
 
@@ -122,6 +123,8 @@ class _Completion:
         if ask.return_token_ids:
             choice["prompt_token_ids"] = prompt.token_ids
             choice["token_ids"] = answer.token_ids
+        if ask.return_prompt_text:
+            choice["prompt_text"] = prompt.shown(self._text)
         if ask.prompt_logprobs is not None:
             choice["prompt_logprobs"] = prompt_logprobs(
                 self._text.vocabulary,
@@ -164,6 +167,8 @@ class _Completion:
             choice["token_ids"] = piece.token_ids
             if is_first:
                 choice["prompt_token_ids"] = self._generation.prompts[prompt_index].token_ids
+        if ask.return_prompt_text and is_first:
+            choice["prompt_text"] = self._generation.prompts[prompt_index].shown(self._text)
         if choice["text"] or choice["logprobs"] or piece.finish_reason or "token_ids" in choice:
             return self._chunks.chunk(choice)
         return b""

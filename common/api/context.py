@@ -22,6 +22,8 @@ class RequestInfo:
     request_id: str  # a label for people: the client's word for it or ours, never a key
     is_named: bool = False  # by the client's header
     tenant: str = ""  # digest of the key it came with
+    priority: int = 0  # of the X-Vllm-Priority header
+    session_id: str = ""  # of the X-Session-ID header: a label, never a key
     started: float = field(default_factory=time.monotonic)
     status: int = 0
     body_bytes: int = 0

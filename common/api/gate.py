@@ -18,11 +18,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.api.auth import KeyCheck
-from common.api.context import RequestInfo, attach
+from common.api.context import RequestInfo, attach, clean_label
 from common.api.disconnect import ClientGone
 from common.api.errors import HttpError, error_response
 from common.api.settings import ApiSettings
-from common.errors import XpydError
+from common.errors import BadRequest, XpydError
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("xpyd.access")
@@ -30,6 +30,7 @@ access = logging.getLogger("xpyd.access")
 _MAX_URL_BYTES = 8192
 _MAX_HEADERS = 256
 _MAX_HEADER_BYTES = 64 << 10
+_INT32 = re.compile(rb"-?[0-9]{1,10}")
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
 _CLIENT_GONE = 499  # nobody reads it; it is for the log, as nginx writes it
 
@@ -58,7 +59,7 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        info = _new_info(scope)
+        info = RequestInfo(uuid.uuid4().hex)
         attach(scope, info)
         is_head = scope["method"] == "HEAD"
         if is_head:
@@ -74,6 +75,7 @@ class Gate:
 
         try:
             _check_size(scope)
+            _read_headers(scope, info)
             info.tenant = self._keys.check(scope["path"], scope["headers"])
             await self._app(scope, receive, send_labelled)
         except ClientGone:
@@ -112,13 +114,21 @@ def _check_size(scope: Scope) -> None:
         )
 
 
-def _new_info(scope: Scope) -> RequestInfo:
-    """Named by the client's `X-Request-Id`, or by us."""
-    info = RequestInfo(uuid.uuid4().hex)
+def _read_headers(scope: Scope, info: RequestInfo) -> None:
+    """`X-Request-Id` names the request; without one we do. Raises HttpError."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             info.name(value.decode("latin-1"))
-    return info
+        elif name == b"x-session-id":
+            info.session_id = clean_label(value.decode("latin-1"))
+        elif name == b"x-vllm-priority":
+            info.priority = _priority(value.strip())
+
+
+def _priority(value: bytes) -> int:
+    if not _INT32.fullmatch(value) or not -(1 << 31) <= int(value) < 1 << 31:
+        raise BadRequest("X-Vllm-Priority must be a 32-bit integer", "X-Vllm-Priority")
+    return int(value)
 
 
 def _our_headers(info: RequestInfo) -> list[tuple[bytes, bytes]]:
@@ -143,6 +153,8 @@ def _access_line(info: RequestInfo, method: str, path: str, *, as_json: bool) ->
         "prompt_tokens": info.prompt_tokens,
         "completion_tokens": info.completion_tokens,
     }
+    if info.session_id:
+        fields["session_id"] = info.session_id
     if as_json:
         return msgspec.json.encode(fields).decode()
     return " ".join(f"{name}={_one_line(value)}" for name, value in fields.items())

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from common.api.choices import ChoiceText, Piece, merge, run_choice
+from common.api.choices import ChoiceText, Piece, merge, pace, run_choice
 from common.api.context import RequestInfo
 from common.api.observe import RequestMetrics
 from common.api.protocol import SamplingFields
+from common.api.repetition import RepetitionWatch
 from common.api.sampling import Limits, fit, sampling_params, with_seed
 from common.api.settings import ApiSettings
 from common.engine_client import EngineClient, ModelCard
@@ -49,6 +50,10 @@ class Prompt:
     token_ids: tuple[int, ...]
     text: str | None = None  # as the client wrote it
 
+    def shown(self, text: TextModel) -> str:
+        """What the model was given, as text."""
+        return text.decode(self.token_ids) if self.text is None else self.text
+
 
 @dataclass(slots=True)
 class Usage:
@@ -77,9 +82,10 @@ class Demand:
     choices: int
     logprobs: int | None
     prompt_logprobs: int | None
-    priority: int
+    priority: int | None  # None: as the request's header says
     cache_salt: str
     constraint: Constraint | None = None  # what the whole answer must match
+    stream_interval: int = 1  # tokens per piece, after the first
 
 
 class Generation:
@@ -160,7 +166,7 @@ class Generation:
             request_id=f"{self.id}-{number}",
             prompt_token_ids=prompt.token_ids,
             sampling=with_seed(self._params[prompt_index], choice),
-            priority=self._demand.priority,
+            priority=self._priority(),
             cache_salt=self._cache_salt(),
         )
         text = ChoiceText(
@@ -170,11 +176,18 @@ class Generation:
             include_stop=fields.include_stop_str_in_output,
             min_tokens=fields.min_tokens,
             special_ids=self.text.vocabulary.special_ids,
+            repetition=_repetition_watch(fields),
         )
         observed = self._service.metrics.observe(
             self.card.name, len(prompt.token_ids), self._info.started
         )
-        return run_choice(self._service.client, request, text, observed)
+        run = run_choice(self._service.client, request, text, observed)
+        interval = self._demand.stream_interval
+        return run if interval == 1 else pace(run, interval)
+
+    def _priority(self) -> int:
+        asked = self._demand.priority
+        return self._info.priority if asked is None else asked
 
     def _cache_salt(self) -> str:
         """Prefix blocks are shared only between requests of one key and one salt."""
@@ -189,6 +202,13 @@ class Generation:
                 self.usage.cached_tokens += piece.first.num_cached_tokens
             if not self._info.timings:
                 self._info.timings = dict(piece.first.timings)
+
+
+def _repetition_watch(fields: SamplingFields) -> RepetitionWatch | None:
+    asked = fields.repetition_detection
+    if asked is None or not asked.max_pattern_size:
+        return None
+    return RepetitionWatch(max(1, asked.min_pattern_size), asked.max_pattern_size, asked.min_count)
 
 
 def _without_answer(piece: Piece) -> Piece:

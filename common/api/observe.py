@@ -9,7 +9,7 @@ from common.errors import XpydError
 from common.metrics import SECONDS, TOKENS, Metrics
 
 Clock = Callable[[], float]
-_REASONS = frozenset({"stop", "length", "abort", "error"})
+_REASONS = frozenset({"stop", "length", "repetition", "abort", "error"})
 _ITL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, *SECONDS[7:])
 
 

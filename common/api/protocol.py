@@ -19,6 +19,7 @@ MAX_TOOLS = 128
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_UNUSED = "accepted, without effect"
 _SALT = re.compile(r"[^@/\\\0]*")
 
 
@@ -72,6 +73,20 @@ def _integer_flag(value: Any) -> Any:
     return value
 
 
+class RepetitionDetection(Body):
+    """End an answer whose last tokens are one pattern, `min_count` times in a row."""
+
+    max_pattern_size: int = Field(0, ge=0, le=64, description="tokens; 0: off")
+    min_pattern_size: int = Field(1, ge=0, le=64)
+    min_count: int = Field(2, ge=2, le=1024)
+
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> RepetitionDetection:
+        if self.max_pattern_size and self.min_pattern_size > self.max_pattern_size:
+            raise ValueError("min_pattern_size must not be above max_pattern_size")
+        return self
+
+
 class SamplingFields(Body):
     """What chat, completions and generate have in common."""
 
@@ -99,15 +114,17 @@ class SamplingFields(Body):
     )
     allowed_token_ids: list[TokenId] | None = Field(None, min_length=1, max_length=1 << 20)
     skip_special_tokens: bool = True
-    spaces_between_special_tokens: bool = Field(True, description="accepted, without effect")
+    spaces_between_special_tokens: bool = Field(True, description=_UNUSED)
     truncate_prompt_tokens: int | None = Field(None, ge=-1, lt=1 << 31)
     truncation_side: Literal["left", "right"] = "left"
     prompt_logprobs: int | None = Field(None, ge=0)
+    repetition_detection: RepetitionDetection | None = None
 
 
 class StreamOptions(Body):
     include_usage: bool = False
     continuous_usage_stats: bool = False
+    include_obfuscation: bool = Field(False, description=_UNUSED)
 
 
 class OpenAIFields(SamplingFields):
@@ -118,11 +135,21 @@ class OpenAIFields(SamplingFields):
     stream_options: StreamOptions | None = None
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
+    return_prompt_text: bool = False
+    stream_interval: int = Field(1, ge=1, le=4096, description="tokens per event after the first")
     add_special_tokens: bool | None = None
-    priority: int = Field(0, ge=-(1 << 31), lt=1 << 31)
+    priority: int | None = Field(None, ge=-(1 << 31), lt=1 << 31, description="lower runs first")
     cache_salt: Annotated[str, AfterValidator(_salt)] = Field("", max_length=128)
     request_id: str = Field("", max_length=256, description="a label for logs")
-    user: str = ""
+    session_id: str = Field("", max_length=256, description="a label for logs")
+    user: str = Field("", description=_UNUSED)
+    metadata: Any = Field(None, description=_UNUSED)
+    store: Any = Field(None, description=_UNUSED)
+    service_tier: Any = Field(None, description=_UNUSED)
+    prompt_cache_key: Any = Field(None, description=_UNUSED)
+    prompt_cache_options: Any = Field(None, description=_UNUSED)
+    prompt_cache_retention: Any = Field(None, description=_UNUSED)
+    safety_identifier: Any = Field(None, description=_UNUSED)
 
     @model_validator(mode="after")
     def _options_need_stream(self) -> OpenAIFields:
@@ -232,6 +259,8 @@ class ChatRequest(OpenAIFields, TemplateFields):
     top_logprobs: int | None = Field(None, ge=0)
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool = True
+    echo: bool = Field(False, description="begin the answer with the last assistant message")
+    verbosity: Any = Field(None, description=_UNUSED)
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
@@ -268,7 +297,8 @@ class GenerateRequest(Body):
     output_mode: Literal["tokens", "text"] = "tokens"
     stream: bool = False
     stream_options: StreamOptions | None = None
-    priority: int = Field(0, ge=-(1 << 31), lt=1 << 31)
+    return_token_ids: bool = Field(True, description="accepted: they always come")
+    priority: int | None = Field(None, ge=-(1 << 31), lt=1 << 31, description="lower runs first")
     cache_salt: Annotated[str, AfterValidator(_salt)] = Field("", max_length=128)
 
 

@@ -33,15 +33,12 @@ _EVERYWHERE: dict[str, Harmless] = {
     "logits_processors": _is_empty,
     "logprob_token_ids": _is_empty,
     "prompt_embeds": _is_empty,
-    "repetition_detection": _is_empty,
-    "return_prompt_text": _is_empty,
     "thinking_token_budget": _is_empty,
     "vllm_xargs": _is_empty,
     **dict.fromkeys(_STRUCTURED, _is_empty),
 }
 _CHAT: dict[str, Harmless] = {
     "audio": _is_empty,
-    "echo": _is_empty,
     "function_call": _one_of("none"),
     "functions": _is_empty,
     "mm_processor_kwargs": _is_empty,
