@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import serve
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.e2e
@@ -130,18 +130,14 @@ def test_answers_without_usage_are_marked(bench, start_stand_in):
 
 
 def test_refused_connection_is_one_line(bench):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    url = f"http://127.0.0.1:{free_port()}"
     status, summary, _, err = bench(url, *SMALL)
     assert (status, summary) == (1, None)
     assert err == f"error: cannot reach {url}: connection refused\n"
 
 
 def test_waits_for_a_server_that_is_still_starting(bench):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = f"import time, sys, runpy; time.sleep(0.7); sys.argv = ['x', '--port', '{port}']; "
     command += "runpy.run_module('benchmarks.standin_server', run_name='__main__')"
     process = subprocess.Popen([sys.executable, "-c", command], cwd=ROOT, stdout=subprocess.DEVNULL)

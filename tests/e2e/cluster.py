@@ -12,8 +12,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -27,6 +25,7 @@ import pytest
 
 from scripts.supervise import Child, start, stop
 from scripts.topology import ProcessPlan
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 DEMO_MODEL = str(ROOT / "models" / "xpyd-demo")
@@ -40,15 +39,6 @@ AT_REST = (
     "kv_leases",
     "kv_transfers_pending",
 )
-
-
-def free_port() -> int:
-    """Below the range from which the kernel gives ports to whoever asks for any."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def skip_without(connector: str) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,18 +13,14 @@ from pathlib import Path
 
 import httpx
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "xpyd-demo"
 _PROXY = (
     "import json, sys; from proxy.server import ProxySettings, run;"
     "sys.exit(run(ProxySettings(**json.loads(sys.argv[1]))))"
 )
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def popen(*arguments, **options):
