@@ -36,8 +36,7 @@ def read_call(
     while True:
         yield from source.space()
         key = yield from read_string(source, keys)
-        yield from source.space()
-        if key is None or not (yield from source.accept(":")):
+        if key is None or not (yield from _accept_colon(source)):
             return False
         yield from source.space()
         if key == "name" and name is None:
@@ -84,11 +83,15 @@ def _rest_of_object(source: Source) -> Wait[bool]:
             return False
         yield from source.space()
         key = yield from read_string(source)
-        yield from source.space()
-        if key is None or not (yield from source.accept(":")):
+        if key is None or not (yield from _accept_colon(source)):
             return False
         if not (yield from read_value(source, lambda text: None)):
             return False
+
+
+def _accept_colon(source: Source) -> Wait[bool]:
+    yield from source.space()
+    return (yield from source.accept(":"))
 
 
 def _whole_call(
