@@ -5,8 +5,9 @@ app = create_app(client, texts, Metrics(model_name="demo"), ApiSettings())
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,8 @@ from common.api.generate import abort_requests, generate
 from common.api.generation import Service
 from common.api.observe import RequestMetrics
 from common.api.openapi import describe
+from common.api.responses.endpoints import Responses
+from common.api.responses.protocol import ResponseRequest, TokenCountRequest
 from common.api.running import Running
 from common.api.settings import ApiSettings
 from common.api.sse import encode_json
@@ -51,18 +54,29 @@ def create_app(
     """`texts`: the text side of a served model, by the name on its card."""
     observed = RequestMetrics(metrics)
     service = Service(client, texts, observed, settings)
+    responses = Responses(service)
     app = FastAPI(
         title="xpyd",
         version=settings.version,
-        lifespan=lifespan,
+        lifespan=_lifespan(responses, lifespan),
         redirect_slashes=False,
         exception_handlers={HTTPException: _on_http_exception},
     )
     app.add_middleware(Gate, settings=settings, on_refusal=observed.rejected, answer=_as_error)
     _add_generation(app, service)
+    _add_responses(app, responses)
     _add_models(app, service)
     _add_operations(app, service, metrics)
     return app
+
+
+def _lifespan(responses: Responses, outer: Lifespan | None) -> Lifespan:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        async with responses.running(), outer(app) if outer else nullcontext() as state:
+            yield state
+
+    return lifespan
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -85,6 +99,16 @@ def _add_generation(app: FastAPI, service: Service) -> None:
     _route(app, "POST", "/inference/v1/generate", generating, protocol.GenerateRequest)
     aborting = partial(abort_requests, service, running)
     _route(app, "POST", "/inference/v1/abort_requests", aborting, protocol.AbortRequest)
+
+
+def _add_responses(app: FastAPI, responses: Responses) -> None:
+    one = "/v1/responses/{response_id}"
+    _route(app, "POST", "/v1/responses", responses.create, ResponseRequest)
+    _route(app, "POST", "/v1/responses/input_tokens", responses.count_tokens, TokenCountRequest)
+    _route(app, "GET", one, responses.retrieve)
+    _route(app, "DELETE", one, responses.delete)
+    _route(app, "POST", f"{one}/cancel", responses.cancel)
+    _route(app, "GET", f"{one}/input_items", responses.input_items)
 
 
 def _add_models(app: FastAPI, service: Service) -> None:
@@ -159,7 +183,7 @@ def _route(
     async def serve(request: Request) -> Response:
         return await endpoint(request)
 
-    name = path.strip("/").replace("/", "_").replace("{model:path}", "model")
+    name = re.sub(r"\{(\w+)(:path)?\}", r"\1", path.strip("/")).replace("/", "_")
     app.add_api_route(
         path,
         serve,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from common.api.responses.store import StoreLimits
 from common.version import VERSION
 
 
@@ -21,3 +22,5 @@ class ApiSettings:
     own_guard_paths: frozenset[str] = frozenset()  # exact paths that check a secret of their own
     body_timeout_s: float = 30.0
     stalled_reader_s: float = 30.0  # a client that reads nothing for so long is dropped
+    stored_responses: StoreLimits = StoreLimits()
+    max_background: int = 64  # responses that run with nobody waiting for them
