@@ -76,6 +76,22 @@ class ServeConfig:
     api_key: tuple[str, ...] = option(
         (), "key clients must send; may be repeated", env="XPYD_API_KEY"
     )
+    generation_config: str = option(
+        "auto",
+        "where sampling defaults come from: auto (the model's generation_config.json), vllm (none) "
+        "or a directory with such a file",
+    )
+    trust_request_chat_template: bool = option(
+        False, "let clients bring their own chat template, in a sandbox"
+    )
+    max_logprobs: int = option(20, "most logprobs per token a client may ask; -1: all", metavar="N")
+    allowed_origins: tuple[str, ...] = option(
+        (), "origins whose web pages may call the API (CORS); * for all", metavar="ORIGIN"
+    )
+    enable_tokenizer_info_endpoint: bool = option(
+        False, "serve GET /tokenizer_info, which shows the chat template"
+    )
+    open_metrics: bool = option(False, "serve /metrics without a key although keys are set")
     access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
     metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
     drain_timeout_s: float = option(
@@ -89,6 +105,7 @@ class ServeConfig:
             "max_model_len max_num_seqs max_num_batched_tokens max_num_waiting block_size "
             "kv_cache_memory kv_lease_s",
         )
+        _check_max_logprobs(self.max_logprobs)
         _check_port("--port", self.port)
         if self.tensor_parallel_size != 1:
             raise ConfigError("--tensor-parallel-size: only 1 is supported so far")
@@ -122,6 +139,22 @@ class ProxyConfig:
     api_key: tuple[str, ...] = option(
         (), "key clients must send; may be repeated", env="XPYD_API_KEY"
     )
+    generation_config: str = option(
+        "auto",
+        "where sampling defaults come from: auto (the model's generation_config.json), vllm (none) "
+        "or a directory with such a file",
+    )
+    trust_request_chat_template: bool = option(
+        False, "let clients bring their own chat template, in a sandbox"
+    )
+    max_logprobs: int = option(20, "most logprobs per token a client may ask; -1: all", metavar="N")
+    allowed_origins: tuple[str, ...] = option(
+        (), "origins whose web pages may call the API (CORS); * for all", metavar="ORIGIN"
+    )
+    enable_tokenizer_info_endpoint: bool = option(
+        False, "serve GET /tokenizer_info, which shows the chat template"
+    )
+    open_metrics: bool = option(False, "serve /metrics without a key although keys are set")
     access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
     metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
 
@@ -129,6 +162,7 @@ class ProxyConfig:
         _check_port("--port", self.port)
         _check_port("--registry-port", self.registry_port)
         _check_positive(self, "max_queue")
+        _check_max_logprobs(self.max_logprobs)
         for flag in ("prefill", "decode"):
             for address in getattr(self, flag):
                 parse_address(f"--{flag}", address)
@@ -274,6 +308,11 @@ def _check_positive(config: Any, names: str) -> None:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+
+
+def _check_max_logprobs(value: int) -> None:
+    if value < -1:
+        raise ConfigError(f"--max-logprobs must be -1 (all) or more, got {value}")
 
 
 def _check_port(flag: str, port: int) -> None:

@@ -67,7 +67,7 @@ class TextModel:
                 templates=_read_templates(path, config),
                 special_tokens=_read_special_tokens(path, config),
                 vocab_size=_read_vocab_size(path),
-                sampling_defaults=_read_sampling_defaults(path),
+                sampling_defaults=read_sampling_defaults(path),
             )
         except TemplateRefused as error:
             raise ConfigError(f"the model's chat template {error}") from None
@@ -96,6 +96,10 @@ class TextModel:
         return WindowDetokenizer(self.tokenizer, prompt_token_ids, skip)
 
     # --- chat ------------------------------------------------------------------------------------
+
+    @property
+    def has_chat_template(self) -> bool:
+        return "default" in self._templates
 
     def chat_template(self, *, with_tools: bool = False) -> ChatTemplate:
         """The template that serves such a conversation. Raises BadRequest if there is none."""
@@ -192,7 +196,8 @@ def _read_vocab_size(path: Path) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _read_sampling_defaults(path: Path) -> dict[str, float]:
+def read_sampling_defaults(path: Path) -> dict[str, float]:
+    """Of generation_config.json, as far as we know them; {} if there is no such file."""
     config = _read_json(path / "generation_config.json")
     found = {name: config.get(name) for name in _SAMPLING_DEFAULTS}
     return {name: value for name, value in found.items() if isinstance(value, (int, float))}

@@ -11,8 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import uvloop
 import zmq
@@ -23,7 +22,6 @@ from common.api.settings import ApiSettings
 from common.errors import ConfigError
 from common.http_server import bind, serve_app, url_of
 from common.metrics import Metrics
-from common.version import VERSION
 from proxy.admin import ADMIN_PATHS, add_admin, add_pages
 from proxy.choreography import Limits
 from proxy.membership import Membership, Timing
@@ -47,9 +45,8 @@ class ProxySettings:
     decode_policy: str = "least_loaded"
     max_queue: int = 1024  # requests in flight; beyond it 429
     tokenizer: str = ""  # directory; default: the instances' model_path
-    api_keys: tuple[str, ...] = ()
+    api: ApiSettings = ApiSettings()
     admin_key: str = ""  # none: the admin API is off
-    access_log: Literal["off", "text", "json"] = "off"
     metrics_prefix: str = "xpyd"
     drain_s: float = 30.0  # that running requests get after the first signal
     limits: Limits = Limits()
@@ -116,12 +113,7 @@ def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
 
-    api = ApiSettings(
-        api_keys=settings.api_keys,
-        access_log=settings.access_log,
-        version=VERSION,
-        own_guard_paths=ADMIN_PATHS,
-    )
+    api = replace(settings.api, own_guard_paths=ADMIN_PATHS)
     metrics = Metrics(settings.metrics_prefix)
     app = create_app(fleet, texts, metrics, api, lifespan)
     register_metrics(metrics, fleet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.api.settings import api_settings
 from common.config import ProxyConfig
 from proxy.server import ProxySettings
 from proxy.server import run as run_proxy
@@ -19,9 +20,8 @@ def run(config: ProxyConfig, admin_key: str | None) -> int:
             decode_policy=config.decode_policy or config.policy,
             max_queue=config.max_queue,
             tokenizer=config.tokenizer,
-            api_keys=config.api_key,
+            api=api_settings(config),
             admin_key=admin_key or "",
-            access_log=config.access_log,
             metrics_prefix=f"{config.metrics_prefix}:",
         )
     )

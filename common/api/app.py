@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,6 +26,7 @@ from common.api.errors import error_response, http_error
 from common.api.gate import Gate
 from common.api.generate import abort_requests, generate
 from common.api.generation import Service
+from common.api.invocations import invoke
 from common.api.observe import RequestMetrics
 from common.api.openapi import describe
 from common.api.responses.endpoints import Responses
@@ -32,7 +34,7 @@ from common.api.responses.protocol import ResponseRequest, TokenCountRequest
 from common.api.running import Running
 from common.api.settings import ApiSettings
 from common.api.sse import encode_json
-from common.api.tokens import detokenize, tokenize
+from common.api.tokens import detokenize, tokenize, tokenizer_info
 from common.engine_client import EngineClient, ModelCard
 from common.errors import ModelNotFound, Unavailable, XpydError
 from common.metrics import CONTENT_TYPE, Metrics
@@ -63,6 +65,14 @@ def create_app(
         exception_handlers={HTTPException: _on_http_exception},
     )
     app.add_middleware(Gate, settings=settings, on_refusal=observed.rejected, answer=_as_error)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+        )
     _add_generation(app, service)
     _add_responses(app, responses)
     _add_models(app, service)
@@ -93,8 +103,12 @@ def _add_generation(app: FastAPI, service: Service) -> None:
     running = Running()
     _post(app, "/v1/chat/completions", create_chat_completion, service, protocol.ChatRequest)
     _post(app, "/v1/completions", create_completion, service, protocol.CompletionRequest)
+    invocation = (protocol.ChatRequest, protocol.CompletionRequest)
+    _post(app, "/invocations", invoke, service, *invocation)
     _post(app, "/tokenize", tokenize, service, protocol.TokenizePrompt, protocol.TokenizeChat)
     _post(app, "/detokenize", detokenize, service, protocol.DetokenizeRequest)
+    if service.settings.show_tokenizer:
+        _route(app, "GET", "/tokenizer_info", partial(tokenizer_info, service))
     generating = partial(generate, service, running)
     _route(app, "POST", "/inference/v1/generate", generating, protocol.GenerateRequest)
     aborting = partial(abort_requests, service, running)

@@ -18,7 +18,12 @@ MAX_DEPTH = 64
 
 
 async def read_object(request: Request, settings: ApiSettings) -> dict[str, Any]:
-    """The body without its `null` entries: null means absent. Raises 400, 408, 413 or 415."""
+    """The body without its `null` entries: null means absent. Raises 400, 408, 413 or 415.
+
+    May be called again: what has been read is kept.
+    """
+    if (known := info_of(request).body) is not None:
+        return known
     _check_headers(request, settings.max_body_bytes)
     try:
         data = await asyncio.wait_for(
@@ -28,8 +33,10 @@ async def read_object(request: Request, settings: ApiSettings) -> dict[str, Any]
         raise HttpError(408, "request_timeout", "the body did not arrive in time") from None
     except ClientDisconnect:
         raise ClientGone from None
-    info_of(request).body_bytes = len(data)
-    return parse_object(data)
+    info = info_of(request)
+    info.body_bytes = len(data)
+    info.body = parse_object(data)
+    return info.body
 
 
 def parse_object(data: bytes | bytearray) -> dict[str, Any]:

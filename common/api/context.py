@@ -26,6 +26,7 @@ class RequestInfo:
     session_id: str = ""  # of the X-Session-ID header: a label, never a key
     started: float = field(default_factory=time.monotonic)
     status: int = 0
+    body: dict[str, Any] | None = None  # read and decoded
     body_bytes: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -123,6 +123,7 @@ class Generation:
     def _plan(self) -> list[SamplingParams]:
         """One per prompt."""
         demand, text = self._demand, self.text
+        given = self._service.settings.sampling_defaults
         limits = Limits(self.card.max_model_len, self._service.settings.max_logprobs)
         params = sampling_params(
             self.fields,
@@ -130,6 +131,7 @@ class Generation:
             limits,
             logprobs=demand.logprobs,
             prompt_logprobs=demand.prompt_logprobs,
+            defaults=text.sampling_defaults if given is None else given,
         )
         if demand.constraint is not None:
             params = msgspec.structs.replace(params, constraint=demand.constraint)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -43,6 +44,7 @@ def sampling_params(
     *,
     logprobs: int | None,
     prompt_logprobs: int | None,
+    defaults: Mapping[str, float],
 ) -> SamplingParams:
     """All but `max_tokens` (0 here: `fit` decides per prompt) and the choices' seeds."""
     check_logprobs(logprobs, "logprobs", limits)
@@ -50,7 +52,6 @@ def sampling_params(
     check_token_ids(fields.logit_bias, "logit_bias", text)
     check_token_ids(fields.stop_token_ids, "stop_token_ids", text)
     check_token_ids(fields.allowed_token_ids or (), "allowed_token_ids", text)
-    defaults = text.sampling_defaults
     return SamplingParams(
         max_tokens=0,
         temperature=_first(fields.temperature, defaults.get("temperature"), 1.0),

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from common.api.responses.store import StoreLimits
+from common.config import ProxyConfig, ServeConfig
+from common.errors import ConfigError
+from common.text import read_sampling_defaults
 from common.version import VERSION
+
+_ALL = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +24,40 @@ class ApiSettings:
     version: str = VERSION
     max_logprobs: int = 20
     max_sequences: int = 1024  # prompts times choices of one request
+    sampling_defaults: Mapping[str, float] | None = None  # None: those of the model's authors
     allow_chat_template: bool = False  # may a client bring its own template?
+    allowed_origins: tuple[str, ...] = ()  # whose web pages may call us; "*": everybody's
+    show_tokenizer: bool = False  # GET /tokenizer_info
     open_metrics: bool = False  # /metrics without a key although keys are set
     own_guard_paths: frozenset[str] = frozenset()  # exact paths that check a secret of their own
     body_timeout_s: float = 30.0
     stalled_reader_s: float = 30.0  # a client that reads nothing for so long is dropped
     stored_responses: StoreLimits = StoreLimits()
     max_background: int = 64  # responses that run with nobody waiting for them
+
+
+def api_settings(config: ServeConfig | ProxyConfig) -> ApiSettings:
+    """Those of a program's command line. Raises ConfigError."""
+    return ApiSettings(
+        api_keys=config.api_key,
+        access_log=config.access_log,
+        max_logprobs=_ALL if config.max_logprobs == -1 else config.max_logprobs,
+        sampling_defaults=_sampling_defaults(config.generation_config),
+        allow_chat_template=config.trust_request_chat_template,
+        allowed_origins=config.allowed_origins,
+        show_tokenizer=config.enable_tokenizer_info_endpoint,
+        open_metrics=config.open_metrics,
+    )
+
+
+def _sampling_defaults(generation_config: str) -> Mapping[str, float] | None:
+    if generation_config == "auto":
+        return None
+    if generation_config == "vllm":
+        return {}
+    directory = Path(generation_config)
+    if not (directory / "generation_config.json").is_file():
+        raise ConfigError(
+            "--generation-config: expected auto, vllm or a directory with generation_config.json"
+        )
+    return read_sampling_defaults(directory)

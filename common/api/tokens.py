@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize."""
+"""POST /tokenize and /detokenize, GET /tokenizer_info."""
 
 from __future__ import annotations
 
@@ -39,6 +39,17 @@ async def tokenize(service: Service, request: Request) -> Response:
     if ask.return_token_strs:
         answer["token_strs"] = [text.vocabulary.token(i) for i in prompt.token_ids]
     return Response(encode_json(answer), media_type="application/json")
+
+
+async def tokenizer_info(service: Service, request: Request) -> Response:
+    _, text = service.resolve(None)
+    info: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "vocab_size": text.vocab_size,
+        "chat_template": text.chat_template().source if text.has_chat_template else None,
+        **text.special_tokens,
+    }
+    return Response(encode_json(info), media_type="application/json")
 
 
 async def detokenize(service: Service, request: Request) -> Response:

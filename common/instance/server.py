@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from common.api.app import create_app
-from common.api.settings import ApiSettings
+from common.api.settings import ApiSettings, api_settings
 from common.config import ServeConfig
 from common.engine.local import LocalEngine
 from common.engine_client import ModelCard
@@ -76,16 +76,24 @@ MakeWorker = Callable[[ServeConfig, EngineParts, Identity, Send], Awaitable[Work
 
 def run_instance(config: ServeConfig, make_worker: MakeWorker) -> int:
     """Blocks until a signal ends it; the exit status. Raises ConfigError before anything serves."""
+    settings = api_settings(config)
     pin_to_cores(config)
     listener = bind(config.host, config.port)  # first: a port in use should not cost a model load
     parts = build_engine(config)
-    uvloop.run(_Instance(config, listener, parts).run(make_worker))
+    uvloop.run(_Instance(config, settings, listener, parts).run(make_worker))
     return 0
 
 
 class _Instance:
-    def __init__(self, config: ServeConfig, listener: socket.socket, parts: EngineParts) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        settings: ApiSettings,
+        listener: socket.socket,
+        parts: EngineParts,
+    ) -> None:
         self._config = config
+        self._settings = settings
         self._listener = listener
         self._parts = parts
         self._url = url_of(listener)
@@ -146,7 +154,7 @@ class _Instance:
             self._client,
             lambda model: text,
             metrics,
-            ApiSettings(api_keys=config.api_key, access_log=config.access_log, version=VERSION),
+            self._settings,
         )
 
         @app.get("/instance", include_in_schema=False)

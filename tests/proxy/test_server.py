@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.standin_instance import Standin, StandinInstance
+from common.api.settings import ApiSettings
 from common.errors import ConfigError
 from proxy.server import ProxySettings, build_app, build_fleet
 from tests.proxy.fleet_of_standins import FAST, until
@@ -210,7 +211,7 @@ def test_administration_needs_its_own_key(path):
             assert (await client.post(path, json=body)).status_code == 403
             assert (await client.post(path, json=body, headers=ADMIN)).status_code == 403
             assert not fleet.membership.targets
-        async with proxy(admin_key="root", api_keys=("user",)) as (client, fleet, _):
+        async with proxy(admin_key="root", api=ApiSettings(api_keys=("user",))) as (client, fleet, _):
             assert (await client.get(path, headers=ADMIN)).status_code == 405
             for headers in ({}, {"x-api-key": "user"}, {"authorization": "Bearer roo"}):
                 refused = await client.post(path, json=body, headers=headers)
@@ -225,7 +226,7 @@ def test_administration_needs_its_own_key(path):
 
 def test_user_keys_guard_the_pages():
     async def scenario():
-        async with proxy(api_keys=("user",)) as (client, _, _):
+        async with proxy(api=ApiSettings(api_keys=("user",))) as (client, _, _):
             for path in ("/", "/status", "/instances", "/metrics", "/v1/models"):
                 assert (await client.get(path)).status_code == 401
                 allowed = await client.get(path, headers={"authorization": "Bearer user"})
