@@ -46,6 +46,7 @@ class BlockPool:
         )  # a stack: low ids, and runs of them, first
         self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
         self._by_digest: dict[bytes, int] = {}
+        self.on_removed: Callable[[bytes], None] | None = None  # told of each evicted digest
         self._counts = [num_blocks, 0, 0, 0, 0]
 
     def __repr__(self) -> str:
@@ -77,6 +78,10 @@ class BlockPool:
             found.append(block)
         return found
 
+    def digests(self) -> tuple[bytes, ...]:
+        """Everything that `match` could find."""
+        return tuple(self._by_digest)
+
     def num_cached(self, blocks: Iterable[int]) -> int:
         """How many of `blocks` would leave `available` if somebody took them."""
         return sum(self._states[block] is BlockState.CACHED for block in blocks)
@@ -102,12 +107,17 @@ class BlockPool:
             self._sequence_refs[block] -= 1
             self._settle(block)
 
-    def name(self, block: int, digest: bytes) -> None:
-        """Let others find a full block of a sequence by its digest. The first one named stays."""
+    def name(self, block: int, digest: bytes) -> bool:
+        """Let others find a full block of a sequence by its digest. The first one named stays.
+
+        True if the digest could not be found before.
+        """
         assert self._sequence_refs[block] > 0, f"block {block} is not in use"
-        if digest not in self._by_digest and self._digests[block] is None:
+        is_new = digest not in self._by_digest and self._digests[block] is None
+        if is_new:
             self._by_digest[digest] = block
             self._digests[block] = digest
+        return is_new
 
     # --- holds and reservations ------------------------------------------------------------------
 
@@ -200,6 +210,8 @@ class BlockPool:
         assert digest is not None
         del self._by_digest[digest]
         self._digests[block] = None
+        if self.on_removed is not None:
+            self.on_removed(digest)
         return block
 
     def _give_back(self, block: int) -> None:

@@ -21,6 +21,7 @@ from common.engine.interface import EngineLoad, EngineSettings, FilledBlocks, St
 from common.engine.kv_cache import KVCache
 from common.engine.limits import check_request
 from common.engine.prefix import PrefixHasher
+from common.engine.prefix_log import PrefixLog
 from common.engine.prompt_logprobs import take_prompt_logprobs
 from common.engine.publish import Publisher
 from common.engine.sampler import Sampler, Samples
@@ -79,6 +80,7 @@ class Engine:
         )
         self._sequences: dict[str, Sequence] = {}
         self._num_added = 0
+        self._prefix_log: PrefixLog | None = None  # kept only while somebody wants it
         # News not yet returned by a step.
         self._events: list[TokenEvent] = []
         self._filled: list[FilledBlocks] = []
@@ -137,7 +139,7 @@ class Engine:
         return self._news(num_tokens=0)
 
     def has_work(self) -> bool:
-        return bool(self._sequences or self._events)
+        return bool(self._sequences or self._events or self._prefix_log)
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -251,6 +253,16 @@ class Engine:
     def epochs(self, block_ids: list[int]) -> tuple[int, ...]:
         return self._pool.epochs(block_ids)
 
+    def report_prefixes(self) -> None:
+        """From now on results tell what enters and leaves the prefix cache; first, all it holds."""
+        if self._prefix_log is None:
+            self._prefix_log = self._publisher.log = PrefixLog(self._block_size)
+            self._pool.on_removed = self._prefix_log.removed
+        self._prefix_log.held(self._pool.digests())
+
+    def stop_prefix_reports(self) -> None:
+        self._prefix_log = self._publisher.log = self._pool.on_removed = None
+
     def load(self) -> EngineLoad:
         """May be called from any thread: a heartbeat must not wait for a step."""
         sequences = list(self._sequences.values())  # one bytecode: no step comes between
@@ -318,7 +330,8 @@ class Engine:
 
     def _news(self, *, num_tokens: int) -> StepResult:
         """Everything since the last step, handed over once."""
-        result = StepResult(self._events, self._filled, self._failed, num_tokens)
+        prefixes = self._prefix_log.drain() if self._prefix_log is not None else ()
+        result = StepResult(self._events, self._filled, self._failed, num_tokens, prefixes)
         self._events, self._filled, self._failed = [], [], []
         return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from common.engine.prefix_log import PrefixEvent
 from common.errors import ConfigError, XpydError
 from common.request import TokenEvent
 
@@ -53,9 +54,10 @@ class StepResult:
     filled: list[FilledBlocks]
     failed: list[tuple[str, XpydError]]  # terminal for the request
     num_tokens: int = 0  # tokens computed; 0 with work left: blocked until blocks come back
+    prefixes: tuple[PrefixEvent, ...] = ()  # only after `Engine.report_prefixes`
 
     def is_empty(self) -> bool:
-        return not (self.events or self.filled or self.failed)
+        return not (self.events or self.filled or self.failed or self.prefixes)
 
 
 @dataclass(frozen=True, slots=True)

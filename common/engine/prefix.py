@@ -45,3 +45,8 @@ class PrefixHasher:
 
     def _root(self, salt: str) -> bytes:
         return sha256(self._fingerprint + salt.encode("utf-8", "surrogatepass")).digest()
+
+
+def short_hash(digest: bytes) -> int:
+    """A digest as the 64-bit number by which it is known outside: its last 8 bytes, big-endian."""
+    return int.from_bytes(digest[-8:], "big")

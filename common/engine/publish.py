@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.engine.block_pool import BlockPool
 from common.engine.interface import FilledBlocks
 from common.engine.prefix import PrefixHasher
+from common.engine.prefix_log import PrefixLog
 from common.engine.sequence import Sequence
 
 
@@ -16,6 +17,7 @@ class Publisher:
         self._hasher = hasher
         self._block_size = block_size
         self._is_caching = is_caching
+        self.log: PrefixLog | None = None  # of what can be found from now on
 
     def name_full_blocks(self, sequence: Sequence) -> None:
         """Give blocks that have become full their prefix digest."""
@@ -25,8 +27,14 @@ class Publisher:
         salt = sequence.request.cache_salt
         self._hasher.extend(sequence.digests, sequence.tokens, sequence.num_computed, salt)
         if self._is_caching:
-            for index in range(sequence.num_named, num_full):
-                self._pool.name(sequence.block_ids[index], sequence.digests[index])
+            blocks, digests = sequence.block_ids, sequence.digests
+            new = [
+                index
+                for index in range(sequence.num_named, num_full)
+                if self._pool.name(blocks[index], digests[index])
+            ]
+            if self.log is not None:
+                self.log.stored(new, digests, sequence.tokens, salt)
         sequence.num_named = num_full
 
     def offer(self, sequence: Sequence, *, is_last: bool) -> FilledBlocks | None:
