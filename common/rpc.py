@@ -4,6 +4,9 @@ Both own one receive task with one boundary around each message: what does not d
 handler raises, is counted, logged and survived. Sending never blocks: a peer that does not read
 loses messages beyond the high-water mark, which its heartbeat reveals.
 
+With a `ClusterKey` everything is encrypted and both ends prove that they hold the key (CURVE);
+without one a listener binds to loopback only.
+
     link = Link("tcp://127.0.0.1:5000", Decoder(ToProxy), on_message=handle)
     link.send(Hello("proxy-1"))
 """
@@ -12,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -19,13 +24,17 @@ from typing import Any, Protocol, cast
 import msgspec
 import zmq
 import zmq.asyncio
-from zmq.utils.monitor import recv_monitor_message
 
+from common.addresses import bracketed, host_of, is_loopback
+from common.cluster_key import ClusterKey
+from common.doorkeeper import FAILED_HANDSHAKE, LOG_EVERY_S, Doorkeeper, next_event, watch_socket
+from common.errors import ConfigError
 from common.wire import Decoder, WireError, encode
 
 log = logging.getLogger(__name__)
 
 HIGH_WATER_MARK = 10_000
+LINGER_MS = 200  # that queued messages get to leave when their socket is closed
 BURST = 64  # messages handled before the event loop gets its turn: a flood starves nobody
 
 
@@ -45,28 +54,50 @@ class Listener:
         *,
         max_bytes: int,
         pause_s: float = 0.0,
+        key: ClusterKey | None = None,
+        announce_host: str = "",
     ) -> None:
-        """`bind`: `tcp://host:port`, port 0 for any free one. Raises `zmq.ZMQError` if taken.
+        """`bind`: `tcp://host:port`, port 0 for any free one. Raises `zmq.ZMQError` if taken,
+        ConfigError for an address that others can reach, without a key.
 
         `pause_s`: rest after each burst, which bounds what a flood costs; peers are served in turn.
+        `announce_host`: stands in `endpoint` instead of the bound address.
         """
+        check_bind(host_of(bind), key)
         self._decoder = decoder
         self._pause_s = pause_s
         self._on_message = on_message
-        self._socket: zmq.asyncio.Socket = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
+        self._doorkeeper = None if key is None else Doorkeeper(key)
+        self._socket: zmq.asyncio.Socket = (
+            zmq.asyncio.Context.instance().socket(zmq.ROUTER)
+            if self._doorkeeper is None
+            else self._doorkeeper.socket
+        )
         _set_limits(self._socket, bind, max_bytes)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         try:
             self._socket.bind(bind.replace(":0", ":*") if bind.endswith(":0") else bind)
         except zmq.ZMQError:
-            self._socket.close(linger=0)
+            if self._doorkeeper is None:
+                self._socket.close(linger=0)
+            else:
+                self._doorkeeper.give_up()
             raise
-        bound = cast(bytes, self._socket.getsockopt(zmq.LAST_ENDPOINT))
-        self.endpoint: str = bound.rstrip(b"\0").decode()
+        bound = cast(bytes, self._socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
+        self.endpoint: str = (
+            f"tcp://{bracketed(announce_host)}:{bound.rpartition(':')[2]}"
+            if announce_host
+            else bound
+        )
         self.refused = 0  # messages that did not decode
         self.failed = 0  # messages whose handler raised
         self._task = asyncio.get_running_loop().create_task(self._receive())
+
+    @property
+    def denied(self) -> int:
+        """Peers that did not show the cluster key."""
+        return 0 if self._doorkeeper is None else self._doorkeeper.denied
 
     def send(self, peer: bytes, message: msgspec.Struct) -> bool:
         """Queue one message; False if the peer has gone or does not read."""
@@ -81,7 +112,11 @@ class Listener:
             await asyncio.sleep(self._pause_s)
 
     async def close(self) -> None:
-        await _close(self._task, self._socket)
+        await _end(self._task)
+        if self._doorkeeper is None:
+            self._socket.close(linger=LINGER_MS)
+        else:
+            await self._doorkeeper.close(LINGER_MS)
 
 
 class Link:
@@ -99,6 +134,7 @@ class Link:
         *,
         max_bytes: int,
         on_disconnect: Callable[[], None] | None = None,
+        key: ClusterKey | None = None,
     ) -> None:
         self.endpoint = endpoint
         self._decoder = decoder
@@ -108,16 +144,20 @@ class Link:
         self._socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        if key is not None:
+            self._socket.setsockopt(zmq.CURVE_SERVERKEY, key.listener.public)
+            self._socket.setsockopt(zmq.CURVE_PUBLICKEY, key.link.public)
+            self._socket.setsockopt(zmq.CURVE_SECRETKEY, key.link.secret)
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError:
             self._socket.close(linger=0)
             raise
         loop = asyncio.get_running_loop()
-        self._watcher: asyncio.Task[None] | None = None
-        if on_disconnect is not None:
-            self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-            self._watcher = loop.create_task(_watch(self._monitor, on_disconnect))
+        self._refused_at = -math.inf
+        self._on_disconnect = on_disconnect
+        self._monitor = watch_socket(self._socket, zmq.EVENT_DISCONNECTED | FAILED_HANDSHAKE)
+        self._watcher = loop.create_task(self._watch())
         self.refused = 0
         self.failed = 0
         self._task = loop.create_task(self._receive())
@@ -133,21 +173,38 @@ class Link:
                 _dispatch(frames, self._decoder, self._on_message, self)
             await asyncio.sleep(0)
 
-    async def close(self, linger_ms: int = 200) -> None:
+    async def _watch(self) -> None:
+        while True:
+            if await next_event(self._monitor) & FAILED_HANDSHAKE:
+                self._complain()
+            elif self._on_disconnect is not None:
+                try:
+                    self._on_disconnect()
+                except Exception:
+                    log.exception("handler of a broken connection failed")
+
+    def _complain(self) -> None:
+        now = time.monotonic()
+        if now - self._refused_at >= LOG_EVERY_S:
+            self._refused_at = now
+            log.warning("no handshake with %s: is the cluster key the same there?", self.endpoint)
+
+    async def close(self, linger_ms: int = LINGER_MS) -> None:
         """Give queued messages `linger_ms` to leave; 0 drops them."""
-        if self._watcher is not None:
-            self._socket.disable_monitor()
-            await _close(self._watcher, self._monitor, 0)
-        await _close(self._task, self._socket, linger_ms)
+        self._socket.disable_monitor()
+        await _end(self._watcher)
+        self._monitor.close(linger=0)
+        await _end(self._task)
+        self._socket.close(linger=linger_ms)
 
 
-async def _watch(monitor: zmq.asyncio.Socket, on_disconnect: Callable[[], None]) -> None:
-    while True:
-        await recv_monitor_message(monitor)
-        try:
-            on_disconnect()
-        except Exception:
-            log.exception("handler of a broken connection failed")
+def check_bind(host: str, key: ClusterKey | None) -> None:
+    """Raises ConfigError unless `host` is loopback or there is a key to show at the door."""
+    if key is None and not is_loopback(host):
+        raise ConfigError(
+            f"links between processes at {host or '*'} would be open to the network: set "
+            "XPYD_CLUSTER_KEY or --cluster-key-file (docs/security.md), or stay at 127.0.0.1"
+        )
 
 
 def _bound(handler: Callable[[bytes, Any], None], peer: bytes) -> Callable[[Any], None]:
@@ -178,7 +235,7 @@ def _set_limits(socket: zmq.asyncio.Socket, endpoint: str, max_bytes: int) -> No
     socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
-    socket.setsockopt(zmq.LINGER, 200)
+    socket.setsockopt(zmq.LINGER, LINGER_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
 
 
@@ -188,9 +245,6 @@ def _send(socket: zmq.asyncio.Socket, frames: list[bytes]) -> bool:
     return sent.exception() is None
 
 
-async def _close(
-    task: asyncio.Task[None], socket: zmq.asyncio.Socket, linger_ms: int = 200
-) -> None:
+async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    socket.close(linger=linger_ms)
