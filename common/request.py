@@ -25,6 +25,7 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 
     kind: Literal["json_schema", "json_object", "regex", "choice", "grammar", "structural_tag"]
     text: str  # schema or list of choices as JSON, the regex, the grammar; "" for json_object
+    field: str = "structured_outputs"  # the client's name for it, for errors
 
 
 class SamplingParams(msgspec.Struct, frozen=True, array_like=True):

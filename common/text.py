@@ -87,10 +87,14 @@ class TextModel:
         return "".join(map(detokenizer.push, token_ids)) + detokenizer.finish()
 
     def detokenizer(
-        self, prompt_token_ids: Sequence[int], *, skip_special_tokens: bool = True
+        self,
+        prompt_token_ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = True,
+        shown: frozenset[int] = _NOTHING,
     ) -> IncrementalDetokenizer:
-        """For the answer to this prompt."""
-        skip = self.vocabulary.special_ids if skip_special_tokens else _NOTHING
+        """For the answer to this prompt. `shown`: special tokens that are not skipped."""
+        skip = self.vocabulary.special_ids - shown if skip_special_tokens else _NOTHING
         if self.vocabulary.is_bytewise:
             return BytewiseDetokenizer(self.vocabulary, prompt_token_ids, skip)
         return WindowDetokenizer(self.tokenizer, prompt_token_ids, skip)
@@ -119,6 +123,12 @@ class TextModel:
         """`options` as `ChatTemplate.render` takes them."""
         template = self.chat_template(with_tools=bool(tools))
         return template.render(messages, tools=tools, **options)
+
+
+def tokenizer_json(path: Path) -> str:
+    """The tokenizer of a model directory as the text of a tokenizer.json. Raises ConfigError."""
+    text: str = _load_tokenizer(path).to_str()
+    return text
 
 
 # --- reading a model directory -------------------------------------------------------------------

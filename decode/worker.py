@@ -128,6 +128,9 @@ class DecodeWorker:
         if self._admission.num_waiting >= self._max_num_waiting:
             raise Overloaded("too many requests wait for KV blocks on this instance")
         self.requests.outbox.accept(request.request_id)
+        constraint = request.sampling.constraint
+        if constraint is not None:  # compiled while the KV comes
+            self._driver.post(lambda engine: engine.prepare(constraint))
         self.num_loading += 1
         try:
             await self._load(request, handle)

@@ -33,12 +33,13 @@ MAY_IMPORT = {
 }
 
 # Inside common: each part may use the ones before it (and the plain modules of common itself).
-COMMON_PARTS = ("model", "engine", "api", "instance")
+COMMON_PARTS = ("grammar", "model", "engine", "api", "instance")
 COMMON_MAY = {
+    "grammar": set(),
     "model": set(),
-    "engine": {"model"},
+    "engine": {"grammar", "model"},
     "api": set(),
-    "instance": {"model", "engine", "api"},
+    "instance": {"grammar", "model", "engine", "api"},
 }
 
 

@@ -39,6 +39,7 @@ class EngineDriver:
         self._has_stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        engine.notify_with(lambda: self.post(_nothing))
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Once. Results are delivered in `loop`."""
@@ -152,6 +153,7 @@ class EngineDriver:
         result = self._engine.fail_all(Unavailable("the instance is shutting down"))
         if not result.is_empty():
             _call_in(self._loop, self._deliver, result)
+        self._engine.close()
 
     def _deliver(self, result: StepResult) -> None:
         for listener in self.listeners:
@@ -159,6 +161,10 @@ class EngineDriver:
                 listener(result)
             except Exception:
                 log.exception("a listener of engine steps failed")
+
+
+def _nothing(engine: Engine) -> None:
+    """A command that only wakes the thread up."""
 
 
 def _call_in(

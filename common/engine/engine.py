@@ -17,6 +17,8 @@ from torch import Tensor
 
 from common.engine.batch import BatchBuilder
 from common.engine.block_pool import BlockPool
+from common.engine.constraint_compiler import ConstraintCompiler
+from common.engine.constraint_gate import ConstraintGate
 from common.engine.interface import EngineLoad, EngineSettings, FilledBlocks, StepResult
 from common.engine.kv_cache import KVCache
 from common.engine.limits import check_request
@@ -30,7 +32,9 @@ from common.engine.sequence import Sequence
 from common.errors import BadRequest, Overloaded, XpydError
 from common.model.inputs import ForwardInputs
 from common.model.spec import ModelSpec
-from common.request import EngineRequest, FinishReason, TokenEvent, TokenLogprob
+from common.request import Constraint, EngineRequest, FinishReason, TokenEvent, TokenLogprob
+
+MAX_HELD_S = 20.0  # for a constraint to be compiled, others before it included
 
 __all__ = ["Engine", "EngineLoad", "EngineSettings", "FilledBlocks", "Model", "StepResult"]
 
@@ -55,9 +59,13 @@ class Engine:
         eos_token_ids: tuple[int, ...],
         fingerprint: str,
         *,
+        constraints: ConstraintCompiler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`fingerprint` names model and layout (`kv_fingerprint`): it is in every prefix hash."""
+        """`fingerprint` names model and layout (`kv_fingerprint`): it is in every prefix hash.
+
+        constraints:  None: requests with a constraint are refused
+        """
         self.settings = settings
         self._model = model
         self._cache = cache
@@ -65,6 +73,7 @@ class Engine:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._block_size = cache.block_size
         self._pool = BlockPool(cache.num_blocks, clock)
+        self._constraints = ConstraintGate(constraints, self._eos_token_ids)
         self._hasher = PrefixHasher(fingerprint, cache.block_size)
         self._publisher = Publisher(
             self._pool,
@@ -94,7 +103,8 @@ class Engine:
         offer:  the sequence leaves after its first token; its blocks are held and reported
                 (`StepResult.filled`) as they fill.
         """
-        if len(self._scheduler.waiting) >= self.settings.max_num_waiting:
+        num_waiting = len(self._scheduler.waiting) + len(self._scheduler.held)
+        if num_waiting >= self.settings.max_num_waiting:
             raise Overloaded("too many requests are waiting")
         sequence = self._new_sequence(request, offer)
         if not self._is_complete(sequence):
@@ -121,6 +131,10 @@ class Engine:
         self._publisher.name_full_blocks(sequence)
         self._enter(sequence)
 
+    def prepare(self, constraint: Constraint) -> None:
+        """A request with it will come: compile it meanwhile."""
+        self._constraints.prepare(constraint)
+
     def abort(self, request_id: str) -> None:
         """Forget a request and give its blocks back, at once; no event follows. Idempotent."""
         sequence = self._sequences.get(request_id)
@@ -138,6 +152,14 @@ class Engine:
         self._fail(list(self._sequences.values()), error)
         return self._news(num_tokens=0)
 
+    def notify_with(self, wake_up: Callable[[], None]) -> None:
+        """`wake_up` is called, in any thread, when a step may do more than the one before."""
+        self._constraints.notify_with(wake_up)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._constraints.close()
+
     def has_work(self) -> bool:
         return bool(self._sequences or self._events or self._prefix_log)
 
@@ -145,6 +167,8 @@ class Engine:
 
     def step(self) -> StepResult:
         """One forward pass. `num_tokens` 0 with work left: nothing can run until blocks return."""
+        if self._scheduler.held:
+            self._release_held()
         plan = self._scheduler.schedule()
         if not plan.chunks:
             return self._news(num_tokens=0)
@@ -190,6 +214,8 @@ class Engine:
         if sequence.params.max_tokens:
             tokens = (samples.token_ids[row],)
             sequence.append(tokens[0])
+            if sequence.constraint is not None:
+                sequence.constraint.catch_up(sequence.output_tokens)
             if row in samples.logprobs:
                 logprobs = (samples.logprobs[row],)
         event = self._event(sequence, tokens, logprobs)
@@ -268,7 +294,7 @@ class Engine:
         sequences = list(self._sequences.values())  # one bytecode: no step comes between
         return EngineLoad(
             num_running=len(self._scheduler.running),
-            num_waiting=len(self._scheduler.waiting) + len(self._scheduler.ready),
+            num_waiting=len(self._scheduler) - len(self._scheduler.running),
             num_waiting_tokens=sum(s.num_to_compute for s in sequences if s.num_to_compute > 1),
             free_blocks=self._pool.available,
             total_blocks=self._pool.num_blocks,
@@ -299,9 +325,12 @@ class Engine:
         if self._num_blocks(longest) > self._pool.num_blocks:
             raise BadRequest(f"{longest} tokens do not fit into this instance's KV cache")
         self._num_added += 1
-        return Sequence(
+        sequence = Sequence(
             request, self._num_added, self._eos_token_ids, offer=offer, now=self._clock()
         )
+        if request.sampling.constraint is not None:
+            self._constraints.enter(sequence, request.sampling.constraint)
+        return sequence
 
     def _is_complete(self, sequence: Sequence) -> bool:
         """Had the request ended before it came? Then its last event is all that is left to do."""
@@ -313,7 +342,25 @@ class Engine:
     def _enter(self, sequence: Sequence) -> None:
         self._sampler.prepare(sequence)
         self._sequences[sequence.request_id] = sequence
-        self._scheduler.add(sequence)
+        if sequence.compilation is not None:
+            self._scheduler.hold(sequence)
+        else:
+            self._scheduler.add(sequence)
+
+    def _release_held(self) -> None:
+        """Whose constraint has been compiled may run; whose cannot be ends."""
+        for sequence in self._scheduler.held.copy():
+            try:
+                is_bound = self._constraints.bind(sequence)
+            except XpydError as error:
+                self._fail([sequence], error)
+                continue
+            if is_bound and self._is_complete(sequence):
+                self._leave(sequence)
+            elif is_bound:
+                self._scheduler.unhold(sequence)
+            elif self._clock() - sequence.added_at > MAX_HELD_S:
+                self._fail([sequence], Overloaded("too many constraints are being compiled"))
 
     def _leave(self, sequence: Sequence) -> None:
         """The one place where a sequence's blocks are given back."""

@@ -1,9 +1,9 @@
 """Logits to token ids. What a row becomes depends on that row alone, bit for bit.
 
-Order: log-probabilities of the raw logits; the rare edits (`logit_edits.py`); penalties;
-temperature; min_p, top_k, top_p (`truncation.py`); then the largest of logit + Gumbel noise, which
-is a draw from the softmax (Gumbel-max: Yellott 1977). The noise is a pure function of (seed,
-position, token id). float32 throughout.
+Order: log-probabilities of the raw logits; the rare edits (`logit_edits.py`); constraints
+(`constraint_state.py`); penalties; temperature; min_p, top_k, top_p (`truncation.py`); then the
+largest of logit + Gumbel noise, which is a draw from the softmax (Gumbel-max: Yellott 1977). The
+noise is a pure function of (seed, position, token id). float32 throughout.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.engine.constraint_state import ConstraintState, apply_constraints
 from common.engine.logit_edits import LogitEdits, needs_edits
 from common.engine.penalties import PenaltyCounts, apply_penalties, needs_penalties
 from common.engine.sequence import Sequence
 from common.engine.truncation import cut_off
-from common.errors import XpydError
+from common.errors import BadRequest, XpydError
 from common.request import TokenLogprob
 from kernels.noise import gumbel, gumbel_at
 from kernels.sampling import argmax, log_softmax
@@ -61,7 +62,7 @@ class Sampler:
         token_ids: list[int] = chosen.tolist()
         for i, fine in enumerate(is_finite.tolist()):
             if not fine:
-                errors.setdefault(i, XpydError("the model's output allows no token"))
+                errors.setdefault(i, _no_token(sequences[i]))
         logprobs: dict[int, TokenLogprob] = {}
         if raw is not None:
             num_top = [sequences[i].params.logprobs or 0 for i in wanting]
@@ -70,19 +71,35 @@ class Sampler:
         return Samples(token_ids, logprobs, errors)
 
 
+def _no_token(sequence: Sequence) -> XpydError:
+    constraint = sequence.params.constraint
+    if constraint is None:
+        return XpydError("the model's output allows no token")
+    return BadRequest(
+        f"{constraint.field} together with the other limits on tokens (bad_words, logit_bias, "
+        "allowed_token_ids, ignore_eos, min_tokens) allows no token here",
+        constraint.field,
+    )
+
+
 def _edit(logits: Tensor, sequences: list[Sequence]) -> dict[int, XpydError]:
     """Rare options and penalties, in place. An error ends the request that asked for it."""
     errors: dict[int, XpydError] = {}
     penalised: dict[int, PenaltyCounts] = {}
+    constrained: dict[int, ConstraintState] = {}
     for i, sequence in enumerate(sequences):
         if sequence.edits is not None:
             try:
                 sequence.edits.apply(logits[i])
             except (IndexError, RuntimeError, ValueError) as error:
                 errors[i] = XpydError(f"sampling failed: {error}")
+        if sequence.constraint is not None:
+            constrained[i] = sequence.constraint
         if sequence.penalties is not None:
             sequence.penalties.catch_up(sequence.tokens[: sequence.num_tokens])
             penalised[i] = sequence.penalties
+    if constrained:
+        errors |= apply_constraints(logits, constrained)
     if penalised:
         apply_penalties(logits, penalised)
     return errors

@@ -55,17 +55,18 @@ class Scheduler:
         self._hasher = hasher
         self._block_size = block_size
         self._settings = settings
-        # All three sorted by key.
+        # All sorted by key.
+        self.held: list[Sequence] = []
         self.running: list[Sequence] = []
         self.ready: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.num_preemptions = 0
 
     def __len__(self) -> int:
-        return len(self.running) + len(self.ready) + len(self.waiting)
+        return len(self.running) + len(self.ready) + len(self.waiting) + len(self.held)
 
     def sequences(self) -> list[Sequence]:
-        return [*self.running, *self.ready, *self.waiting]
+        return [*self.running, *self.ready, *self.waiting, *self.held]
 
     # --- in and out ------------------------------------------------------------------------------
 
@@ -77,6 +78,15 @@ class Scheduler:
         else:
             sequence.stage = Stage.WAITING
             insort(self.waiting, sequence, key=_key)
+
+    def hold(self, sequence: Sequence) -> None:
+        """Keep a sequence, with the blocks it has, out of the steps until `unhold`."""
+        sequence.stage = Stage.HELD
+        insort(self.held, sequence, key=_key)
+
+    def unhold(self, sequence: Sequence) -> None:
+        self._take_out(sequence)
+        self.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, whatever it is doing, and give its blocks back. Idempotent."""
@@ -219,6 +229,7 @@ class Scheduler:
 
     def _take_out(self, sequence: Sequence) -> None:
         queue = {
+            Stage.HELD: self.held,
             Stage.RUNNING: self.running,
             Stage.READY: self.ready,
             Stage.WAITING: self.waiting,

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from common.engine.constraint_compiler import Compilation
+from common.engine.constraint_state import ConstraintState
 from common.engine.penalties import PenaltyCounts
 from common.request import EngineRequest, FinishReason, TokenLogprob
 
@@ -20,6 +22,7 @@ class RowEdits(Protocol):
 
 
 class Stage(Enum):
+    HELD = "held"  # its constraint is being compiled
     WAITING = "waiting"  # holds no blocks
     READY = "ready"  # adopted: holds its blocks, waits for a seat
     RUNNING = "running"
@@ -32,6 +35,8 @@ class Sequence:
     __slots__ = (
         "added_at",
         "block_ids",
+        "compilation",
+        "constraint",
         "digests",
         "edits",
         "key",
@@ -97,6 +102,8 @@ class Sequence:
         # Rare sampling options; None: it uses none.
         self.edits: RowEdits | None = None
         self.penalties: PenaltyCounts | None = None
+        self.compilation: Compilation | None = None  # of its constraint, until `constraint` is set
+        self.constraint: ConstraintState | None = None
         self.added_at = now
         self.started_at: float | None = None
 
@@ -130,13 +137,16 @@ class Sequence:
             and int(self.tokens[self.num_tokens - 1]) in self.stop_ids
         ):
             return FinishReason.STOP
+        if self.constraint is not None and self.constraint.is_complete:
+            return FinishReason.STOP
         return FinishReason.LENGTH if num_outputs >= self.params.max_tokens else None
 
     def stop_token_id(self, eos_token_ids: frozenset[int]) -> int | None:
-        """After a stop: the id in `stop_token_ids` that did it, None if it was EOS."""
+        """After a stop: the id in `stop_token_ids` that did it; None if it was EOS, or the end of
+        what a constraint allows."""
         last = int(self.tokens[self.num_tokens - 1])
         is_eos = last in eos_token_ids and not self.params.ignore_eos
-        return None if is_eos else last
+        return None if is_eos or last not in self.stop_ids else last
 
     def forget_blocks(self) -> list[int]:
         """Back to nothing computed; the caller gives the returned blocks back."""

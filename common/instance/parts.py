@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from common.config import ServeConfig, parse_cores
+from common.engine.constraint_compiler import ConstraintCompiler
 from common.engine.driver import EngineDriver
 from common.engine.engine import Engine
 from common.engine.interface import EngineSettings
@@ -24,6 +25,7 @@ from common.engine.kv_cache import (
 from common.engine_client import ModelCard
 from common.errors import ConfigError
 from common.model.loader import load_model, model_fingerprint, resolve_model
+from common.text import tokenizer_json
 from kernels import native_library
 
 log = logging.getLogger(__name__)
@@ -91,8 +93,11 @@ def build_engine(config: ServeConfig) -> EngineParts:
     face = _kernel_face()
     identity = model_fingerprint(path, spec, spec.dtype, config.load_format, config.seed)
     fingerprint = kv_fingerprint(identity, layout, f"{device.type} {face}")
+    constraints = ConstraintCompiler(
+        lambda: tokenizer_json(path), spec.vocab_size, spec.eos_token_ids
+    )
     engine = Engine(
-        model, cache, settings, eos_token_ids=spec.eos_token_ids, fingerprint=fingerprint
+        model, cache, settings, spec.eos_token_ids, fingerprint, constraints=constraints
     )
     name = config.served_model_name or Path(config.model.rstrip("/")).name
     log.info(
