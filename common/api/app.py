@@ -205,5 +205,6 @@ def _route(
         name=name,
         operation_id=f"{method.lower()}_{name}",
         response_model=None,
-        openapi_extra=describe(bodies),
+        response_class=Response,
+        openapi_extra=describe(method, path, bodies),
     )

@@ -1,4 +1,6 @@
-"""The bodies of our endpoints for /openapi.json: schemas of protocol.py, inlined per operation."""
+"""/openapi.json: what each operation takes and gives. Bodies come from the types that check them,
+inlined per operation; answers and refusals are told here, and a fuzz test holds the server to them.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,113 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from common.api.anthropic.errors import is_messages_path
 
-def describe(bodies: Sequence[type[BaseModel]]) -> dict[str, Any]:
-    """The `requestBody` of an operation that takes one of `bodies`."""
-    if not bodies:
-        return {}
-    schemas = [_schema(body) for body in bodies]
-    schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-    content = {"application/json": {"schema": schema}}
-    return {"requestBody": {"required": True, "content": content}}
+Schema = dict[str, Any]
+
+_JSON, _EVENTS, _TEXT = "application/json", "text/event-stream", "text/plain"
+
+# What an answer has for sure.
+_ANSWERS: dict[str, tuple[str, ...]] = {
+    "/v1/chat/completions": ("id", "object", "created", "model", "choices", "usage"),
+    "/v1/completions": ("id", "object", "created", "model", "choices", "usage"),
+    "/invocations": ("id", "object", "created", "model", "choices", "usage"),
+    "/v1/models": ("object", "data"),
+    "/v1/models/{model}": ("id", "object", "created", "owned_by", "max_model_len"),
+    "/v1/messages": ("id", "type", "role", "model", "content", "stop_reason", "usage"),
+    "/v1/messages/count_tokens": ("input_tokens",),
+    "/v1/responses": ("id", "object", "created_at", "model", "status", "output"),
+    "/v1/responses/input_tokens": ("input_tokens",),
+    "/inference/v1/generate": ("request_id", "model", "created", "choices", "usage"),
+    "/tokenize": ("count", "max_model_len", "tokens"),
+    "/detokenize": ("prompt",),
+    "/version": ("version",),
+    "/load": ("server_load",),
+}
+_EMPTY = frozenset({"/inference/v1/abort_requests"})
+_PLAIN = frozenset({"/metrics"})
+_FOLLOWED = frozenset({"/v1/responses/{response_id}"})  # GET streams if asked to
+
+_ALWAYS = {401: "the API key is missing or wrong", 414: "the URL is too long"}
+_ALWAYS |= {431: "too many headers", 500: "our fault; it has been logged"}
+_WITH_BODY = {400: "a field is wrong or not supported", 404: "there is no such model"}
+_WITH_BODY |= {408: "the body did not arrive in time", 413: "the body is too large"}
+_WITH_BODY |= {415: "the body is not application/json"}
+_WITH_WORK = {429: "the queue is full", 503: "no instance can take it now", 504: "out of time"}
+
+_OPENAI_ERROR: Schema = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+_ANTHROPIC_ERROR: Schema = {
+    "type": "object",
+    "required": ["type", "error"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+    },
+}
 
 
-def _schema(body: type[BaseModel]) -> dict[str, Any]:
+def describe(method: str, path: str, bodies: Sequence[type[BaseModel]]) -> Schema:
+    """The operation, beyond what its path says. It takes one of `bodies`."""
+    path = path.replace(":path", "")
+    told: Schema = {"responses": {"200": _answer(path, bodies), **_refusals(method, path, bodies)}}
+    if bodies:
+        schemas = [_schema(body) for body in bodies]
+        schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+        told["requestBody"] = {"required": True, "content": {_JSON: {"schema": schema}}}
+    return told
+
+
+def _answer(path: str, bodies: Sequence[type[BaseModel]]) -> Schema:
+    if path in _EMPTY:
+        return {"description": "done"}
+    if path in _PLAIN:
+        return {"description": "metrics", "content": {_TEXT: {"schema": {"type": "string"}}}}
+    schema = {"type": "object", "required": list(_ANSWERS.get(path, ()))}
+    content: Schema = {_JSON: {"schema": schema}}
+    if path in _FOLLOWED or any("stream" in body.model_fields for body in bodies):
+        content[_EVENTS] = {"schema": {"type": "string"}}
+    return {"description": "the answer", "content": content}
+
+
+def _refusals(method: str, path: str, bodies: Sequence[type[BaseModel]]) -> Schema:
+    reasons = dict(_ALWAYS)
+    if bodies:
+        reasons |= _WITH_BODY | _WITH_WORK
+    elif "{" in path:
+        reasons |= {400: "a parameter is wrong", 404: "there is nothing of this name"}
+    if method == "GET" or path == "/ping":
+        reasons[503] = "no request can make progress now"
+    is_messages = is_messages_path(path)
+    if is_messages:
+        reasons[529] = reasons.pop(503)
+    schema = _ANTHROPIC_ERROR if is_messages else _OPENAI_ERROR
+    content = {_JSON: {"schema": schema}}
+    return {
+        str(status): {"description": reason, "content": content}
+        for status, reason in sorted(reasons.items())
+    }
+
+
+def _schema(body: type[BaseModel]) -> Schema:
     """With its definitions put in place, because references would point outside the operation."""
     schema = body.model_json_schema()
     definitions = schema.pop("$defs", {})
@@ -27,7 +124,7 @@ def _schema(body: type[BaseModel]) -> dict[str, Any]:
     return resolved
 
 
-def _resolve(node: Any, definitions: dict[str, Any]) -> Any:
+def _resolve(node: Any, definitions: Schema) -> Any:
     if isinstance(node, list):
         return [_resolve(each, definitions) for each in node]
     if not isinstance(node, dict):
