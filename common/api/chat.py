@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from common.api.body import read_object
 from common.api.choices import Piece
+from common.api.constraints import constraint_of
 from common.api.context import info_of
 from common.api.errors import parse
 from common.api.generation import Answer, Demand, Generation, Service, collect
@@ -54,6 +55,7 @@ async def create_chat_completion(service: Service, request: Request) -> Response
         prompt_logprobs=ask.prompt_logprobs,
         priority=ask.priority,
         cache_salt=ask.cache_salt,
+        constraint=constraint_of(ask),
         stream_interval=ask.stream_interval if ask.stream else 1,
     )
     prompts = [truncate(prompt, ask, card.max_model_len)]

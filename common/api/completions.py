@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from common.api.body import read_object
 from common.api.choices import Piece
+from common.api.constraints import constraint_of
 from common.api.context import info_of
 from common.api.errors import parse
 from common.api.generation import Answer, Demand, Generation, Prompt, Service, collect
@@ -71,6 +72,7 @@ def _demand(ask: CompletionRequest) -> Demand:
         prompt_logprobs=max(asked, default=None),
         priority=ask.priority,
         cache_salt=ask.cache_salt,
+        constraint=constraint_of(ask),
         stream_interval=ask.stream_interval if ask.stream else 1,
     )
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from common.api.body import read_object
 from common.api.choices import Piece
+from common.api.constraints import constraint_of
 from common.api.context import clean_label, info_of
 from common.api.errors import parse
 from common.api.generation import Answer, Demand, Generation, Prompt, Service, collect
@@ -44,6 +45,7 @@ async def generate(service: Service, running: Running, request: Request) -> Resp
         prompt_logprobs=fields.prompt_logprobs,
         priority=ask.priority,
         cache_salt=ask.cache_salt,
+        constraint=constraint_of(fields),
     )
     info = info_of(request)
     info.name(ask.request_id)

@@ -118,6 +118,13 @@ class SamplingFields(Body):
     truncate_prompt_tokens: int | None = Field(None, ge=-1, lt=1 << 31)
     truncation_side: Literal["left", "right"] = "left"
     prompt_logprobs: int | None = Field(None, ge=0)
+    structured_outputs: dict[str, Any] | None = Field(
+        None, description="one of json, regex, choice, grammar, json_object, structural_tag"
+    )
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     repetition_detection: RepetitionDetection | None = None
 
 
@@ -143,6 +150,9 @@ class OpenAIFields(SamplingFields):
     request_id: str = Field("", max_length=256, description="a label for logs")
     session_id: str = Field("", max_length=256, description="a label for logs")
     user: str = Field("", description=_UNUSED)
+    response_format: dict[str, Any] | None = Field(
+        None, description="text, json_object, json_schema or structural_tag"
+    )
     metadata: Any = Field(None, description=_UNUSED)
     store: Any = Field(None, description=_UNUSED)
     service_tier: Any = Field(None, description=_UNUSED)

@@ -22,8 +22,8 @@ def _one_of(*values: Any) -> Harmless:
 
 
 _STRUCTURED = (
-    *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
     *("json_schema", "regex", "ebnf", "structural_tag"),  # SGLang's names
+    *("guided_whitespace_pattern", "structural_tags"),
 )
 _INTERNAL = ("kv_transfer_params", "ec_transfer_params")
 _EVERYWHERE: dict[str, Harmless] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from common.api.constraints import constraint_of
 from common.api.responses.offer import Offer
 from common.api.responses.protocol import ResponseRequest
 from common.errors import BadRequest
@@ -14,9 +15,11 @@ def constraint_of_response(ask: ResponseRequest, offer: Offer) -> Constraint | N
     """Raises BadRequest."""
     if offer.mode == "required":
         raise BadRequest("tool_choice is not supported with this value yet", "tool_choice")
-    if ask.structured_outputs:
-        raise BadRequest("structured_outputs is not supported yet", "structured_outputs")
     wanted = ask.text.format
+    if (given := constraint_of(ask)) is not None:
+        if wanted.type != "text":
+            raise BadRequest(f"only one of text.format and {given.field} can hold", given.field)
+        return given
     if wanted.type == "json_object":
         return Constraint("json_object", "")
     if wanted.type == "json_schema":
