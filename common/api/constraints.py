@@ -129,7 +129,9 @@ def _structural_tag(value: Any, field: str) -> Constraint:
     if isinstance(value, str):
         value = _parsed(value, field)
     if not isinstance(value, dict) or not ("format" in value or "structures" in value):
-        raise BadRequest(f"{field} must be an object with format, or structures and triggers", field)
+        raise BadRequest(
+            f"{field} must be an object with format, or structures and triggers", field
+        )
     return Constraint("structural_tag", _dumped(value, field), field)
 
 

@@ -33,7 +33,8 @@ def structural_tag_grammar(
         raise BadRequest("the structural tag is not JSON") from None
     if not isinstance(tag, dict):
         raise BadRequest("a structural tag must be an object")
-    return _Builder(special_ids, to_lark).build(tag.get("format") or _from_structures(tag))
+    format_ = _from_structures(tag) if "structures" in tag else tag.get("format", tag)
+    return _Builder(special_ids, to_lark).build(format_)
 
 
 def _from_structures(tag: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class _Builder:
         return found
 
     def _read_const_string(self, spec: dict[str, Any]) -> str:
-        return self._literal(_string(spec, "value"))
+        return self._literal(_string(spec, "value")) or '""'
 
     def _read_json_schema(self, spec: dict[str, Any]) -> str:
         if spec.get("style", "json") != "json":
