@@ -27,7 +27,6 @@ _STRUCTURED = (
 )
 _INTERNAL = ("kv_transfer_params", "ec_transfer_params")
 _EVERYWHERE: dict[str, Harmless] = {
-    "response_format": lambda value: isinstance(value, dict) and value.get("type") == "text",
     "use_beam_search": _is_empty,
     "length_penalty": _one_of(1.0),
     "logits_processors": _is_empty,
