@@ -27,7 +27,7 @@ class StoreMachine(RuleBasedStateMachine):
     )
     def begin(self, count, size, age):
         self.limits = StoreLimits(count, size, age)
-        self.store = Store(self.limits)
+        self.store: Store[object] = Store(self.limits)
         self.now = 1000.0
         self.known = {}  # (owner, key) -> Known; what may still be there
 
@@ -53,7 +53,7 @@ class StoreMachine(RuleBasedStateMachine):
         pushed_out = {
             at: self.known.pop(at)
             for at in list(self.known)
-            if self.store.get(*at, self.now) is None
+            if self.store.get(at[0], at[1], self.now) is None
         }
         assert was_kept or not pushed_out
         for (who, _), dropped in pushed_out.items():
@@ -106,7 +106,7 @@ TestStore = StoreMachine.TestCase
 
 
 def test_the_one_who_holds_the_most_makes_room():
-    store = Store(StoreLimits(count=100, size_bytes=100, age_s=10))
+    store: Store[int] = Store(StoreLimits(count=100, size_bytes=100, age_s=10))
     store.put("small", "a", 1, 10, 0.0)
     for n in range(20):
         store.put("big", str(n), n, 30, float(n) / 100)
@@ -115,7 +115,7 @@ def test_the_one_who_holds_the_most_makes_room():
 
 
 def test_age_is_counted_from_being_put():
-    store = Store(StoreLimits(age_s=10))
+    store: Store[int] = Store(StoreLimits(age_s=10))
     store.put("a", "x", 1, 1, 100.0)
     assert store.get("a", "x", 110.0) == 1
     assert store.get("a", "x", 110.1) is None
