@@ -1,8 +1,8 @@
-"""What the output of a response must match: `text.format`, or a call that is asked for."""
+"""What the output of a response must match: `text.format`, or vLLM's `structured_outputs`."""
 
 from __future__ import annotations
 
-import json
+import msgspec
 
 from common.api.constraints import constraint_of
 from common.api.responses.offer import Offer
@@ -12,16 +12,24 @@ from common.request import Constraint
 
 
 def constraint_of_response(ask: ResponseRequest, offer: Offer) -> Constraint | None:
-    """Raises BadRequest."""
+    """Raises BadRequest naming the field."""
     if offer.mode == "required":
         raise BadRequest("tool_choice is not supported with this value yet", "tool_choice")
-    wanted = ask.text.format
-    if (given := constraint_of(ask)) is not None:
-        if wanted.type != "text":
-            raise BadRequest(f"only one of text.format and {given.field} can hold", given.field)
-        return given
-    if wanted.type == "json_object":
-        return Constraint("json_object", "")
-    if wanted.type == "json_schema":
-        return Constraint("json_schema", json.dumps(wanted.schema_, ensure_ascii=False))
-    return None
+    return content_constraint(ask)
+
+
+def content_constraint(ask: ResponseRequest) -> Constraint | None:
+    try:
+        found = constraint_of(ask)
+    except BadRequest as error:
+        raise BadRequest(_our_words(error.message), _our_words(error.param or "")) from None
+    if found is None:
+        return None
+    return msgspec.structs.replace(found, field=_our_words(found.field))
+
+
+def _our_words(text: str) -> str:
+    """The field's name as clients of this endpoint know it."""
+    return text.replace("response_format.json_schema", "text.format").replace(
+        "response_format", "text.format"
+    )

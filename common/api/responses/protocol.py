@@ -151,7 +151,6 @@ class ResponseRequest(ConversationFields, SamplingFields):
     background: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
-    structured_outputs: dict[str, Any] | None = None
     priority: int = Field(0, ge=-(1 << 31), lt=1 << 31)
     cache_salt: CacheSalt = ""
     request_id: str = Field("", max_length=256, description="a label for logs")
@@ -163,6 +162,12 @@ class ResponseRequest(ConversationFields, SamplingFields):
     @property
     def shows_logprobs(self) -> bool:
         return LOGPROBS in self.include
+
+    @property
+    def response_format(self) -> dict[str, Any]:
+        """`text.format` in the words of chat completions."""
+        wanted = self.text.format
+        return {"type": wanted.type, "json_schema": {"schema": wanted.schema_}}
 
     @model_validator(mode="after")
     def _pairs(self) -> ResponseRequest:

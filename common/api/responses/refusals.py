@@ -30,9 +30,8 @@ def _is_empty(value: Any) -> bool:
     return value in (False, "", [], {})
 
 
-_OURS = ("structured_outputs", "response_format")  # dealt with elsewhere
 _TABLE: dict[str, Harmless] = {
-    **{name: harmless for name, harmless in GENERATE.items() if name not in _OURS},
+    **GENERATE,
     "best_of": lambda value: value == 1,
     "context_management": _is_empty,
     "conversation": _never,

@@ -361,9 +361,32 @@ def test_parse_asks_for_the_schema():
         client.responses.create(
             model=MODEL, input="x", text={"format": {"type": "json_object"}, "verbosity": "low"}
         )
-        assert engine.requests[-1].sampling.constraint == Constraint("json_object", "")
+        assert engine.requests[-1].sampling.constraint == Constraint(
+            "json_object", "", "text.format"
+        )
         client.responses.create(model=MODEL, input="x", text={"format": {"type": "text"}})
         assert engine.requests[-1].sampling.constraint is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({"structured_outputs": {"regex": "[a-z]+"}}, ("regex", "[a-z]+")),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, ("choice", '["a", "b"]')),
+        ({"guided_regex": "[0-9]"}, ("regex", "[0-9]")),
+    ],
+)
+def test_vllms_structured_outputs(extra, expected):
+    engine = says("a")
+    with sdk(engine) as client:
+        client.responses.create(model=MODEL, input="x", extra_body=extra)
+        constraint = engine.requests[-1].sampling.constraint
+        assert (constraint.kind, constraint.text) == expected
+        with pytest.raises(openai.BadRequestError, match=r"text\.format") as caught:
+            client.responses.create(
+                model=MODEL, input="x", text={"format": {"type": "json_object"}}, extra_body=extra
+            )
+        assert str(caught.value.param).startswith(next(iter(extra)))
 
 
 def test_an_answer_without_words_is_an_empty_message():
@@ -433,6 +456,7 @@ def test_a_failure_in_mid_stream_is_the_last_event():
         ({"truncation": "some"}, "truncation"),
         ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format"),
+        ({"structured_outputs": {"json": 5}}, "structured_outputs.json"),
         ({"input": []}, "input"),
         ({"input": [{"type": "image_generation_call", "id": "x"}]}, "image_generation_call"),
         ({"stream_options": {"include_obfuscation": False}}, "stream_options"),
