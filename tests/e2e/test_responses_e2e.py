@@ -1,0 +1,91 @@
+"""/v1/responses through a real 1P1D topology: the same answers as chat, and nothing left behind."""
+
+import asyncio
+
+import openai
+import pytest
+
+from tests.common.api.response_events import check_stream
+from tests.e2e.cluster import cluster
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+MODEL = "xpyd-demo"
+QUESTION = "What is the capital of France?"
+
+
+async def chat(client, *messages):
+    answer = await client.chat.completions.create(
+        model=MODEL,
+        messages=[
+            {"role": ("user", "assistant")[n % 2], "content": text}
+            for n, text in enumerate(messages)
+        ],
+        temperature=0,
+        max_tokens=40,
+    )
+    return answer.choices[0].message.content
+
+
+async def converse(client):
+    """One conversation in all the ways there are to hold it, and the same in chat."""
+    create = client.responses.create
+    options = {"model": MODEL, "temperature": 0, "max_output_tokens": 40}
+    expected = await chat(client, QUESTION)
+    whole = await create(input=QUESTION, **options)
+    assert whole.output_text == expected
+
+    stream = await create(input=QUESTION, stream=True, **options)
+    events = [event.to_dict() async for event in stream]
+    assert check_stream(events)["output"][0]["content"][0]["text"] == expected
+
+    behind = await create(input=QUESTION, background=True, **options)
+    behind = await polled(client, behind.id, "queued", "in_progress")
+    assert behind.output_text == expected
+
+    second = await create(input="And of Spain?", previous_response_id=whole.id, **options)
+    assert second.output_text == await chat(client, QUESTION, expected, "And of Spain?")
+    items = await client.responses.input_items.list(second.id)
+    assert [item.content[0].text for item in items.data] == ["And of Spain?"]
+
+
+async def polled(client, response_id, *statuses):
+    """The response when its status is another one than these."""
+    for _ in range(600):
+        response = await client.responses.retrieve(response_id)
+        if response.status not in statuses:
+            return response
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{response_id} stays {response.status}")
+
+
+async def leave(client):
+    """End runs early, by every way out."""
+    long = {"model": MODEL, "max_output_tokens": 1500, "extra_body": {"ignore_eos": True}}
+    stream = await client.responses.create(input="Count.", stream=True, **long)
+    async for event in stream:
+        if event.type == "response.output_text.delta":
+            break
+    await stream.close()
+    made = await client.responses.create(input="Count.", background=True, **long)
+    await polled(client, made.id, "queued")
+    cancelled = await client.responses.cancel(made.id)
+    assert cancelled.status == "cancelled"
+    made = await client.responses.create(input="Count.", background=True, **long)
+    await client.responses.delete(made.id)
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(made.id)
+
+
+def test_responses_through_a_pair(tmp_path):
+    async def run():
+        async with cluster(tmp_path, prefill=1, decode=1) as running:
+            client = openai.AsyncOpenAI(
+                base_url=f"{running.url}/v1", api_key="unused", max_retries=0
+            )
+            async with client:
+                await asyncio.wait_for(converse(client), 60)
+                await asyncio.wait_for(leave(client), 60)
+                await running.at_rest(timeout_s=3.0)
+
+    asyncio.run(run())
