@@ -81,6 +81,13 @@ class ServeConfig:
         "where sampling defaults come from: auto (the model's generation_config.json), vllm (none) "
         "or a directory with such a file",
     )
+    enable_auto_tool_choice: bool = option(True, "read tool calls that the model makes unasked")
+    tool_call_parser: str = option(
+        "", "format of tool calls; default: what the model's chat template says", metavar="NAME"
+    )
+    reasoning_parser: str = option(
+        "", "format of reasoning; default: what the model's chat template says", metavar="NAME"
+    )
     trust_request_chat_template: bool = option(
         False, "let clients bring their own chat template, in a sandbox"
     )
@@ -143,6 +150,13 @@ class ProxyConfig:
         "auto",
         "where sampling defaults come from: auto (the model's generation_config.json), vllm (none) "
         "or a directory with such a file",
+    )
+    enable_auto_tool_choice: bool = option(True, "read tool calls that the model makes unasked")
+    tool_call_parser: str = option(
+        "", "format of tool calls; default: what the model's chat template says", metavar="NAME"
+    )
+    reasoning_parser: str = option(
+        "", "format of reasoning; default: what the model's chat template says", metavar="NAME"
     )
     trust_request_chat_template: bool = option(
         False, "let clients bring their own chat template, in a sandbox"

@@ -62,6 +62,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0  # told by whoever reads the answers
 
     def body(self) -> dict[str, object]:
         return {
@@ -69,7 +70,7 @@ class Usage:
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         }
 
 
@@ -86,6 +87,7 @@ class Demand:
     cache_salt: str
     constraint: Constraint | None = None  # what the whole answer must match
     stream_interval: int = 1  # tokens per piece, after the first
+    shown_specials: frozenset[int] = frozenset()  # special tokens that are decoded nevertheless
 
 
 class Generation:
@@ -173,7 +175,11 @@ class Generation:
         )
         text = ChoiceText(
             number,
-            self.text.detokenizer(prompt.token_ids, skip_special_tokens=fields.skip_special_tokens),
+            self.text.detokenizer(
+                prompt.token_ids,
+                skip_special_tokens=fields.skip_special_tokens,
+                shown=self._demand.shown_specials,
+            ),
             fields.stop,
             include_stop=fields.include_stop_str_in_output,
             min_tokens=fields.min_tokens,

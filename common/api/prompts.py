@@ -14,6 +14,7 @@ from common.api.generation import Prompt
 from common.api.protocol import CompletionRequest, Message, SamplingFields, TemplateFields
 from common.api.sampling import check_token_ids
 from common.api.settings import ApiSettings
+from common.api.tools.history import takes_text_arguments
 from common.chat_template import ChatTemplate, TemplateRefused
 from common.errors import BadRequest, ContextLengthExceeded
 from common.text import TextModel
@@ -35,11 +36,10 @@ async def chat_prompt(
 ) -> Prompt:
     """Render the conversation and encode it. Raises BadRequest."""
     template = _template(ask, text, settings)
-    messages = [_as_template_sees(message, template) for message in ask.messages]
 
     def work() -> Prompt:
         rendered = template.render(
-            messages,
+            [_as_template_sees(message, template) for message in ask.messages],
             tools=ask.tools,
             documents=ask.documents,
             add_generation_prompt=ask.add_generation_prompt,
@@ -64,7 +64,7 @@ def _template(ask: TemplateFields, text: TextModel, settings: ApiSettings) -> Ch
 
 
 def _as_template_sees(message: Message, template: ChatTemplate) -> dict[str, Any]:
-    """Hugging Face's form of a message: arguments as objects, only what is there.
+    """Hugging Face's form of a message: only what is there, arguments as the template takes them.
 
     Few templates know OpenAI's "developer"; to the others it is the system.
     """
@@ -86,7 +86,9 @@ def _as_template_sees(message: Message, template: ChatTemplate) -> dict[str, Any
                 "type": "function",
                 "function": {
                     "name": call.function.name,
-                    "arguments": call.function.parsed_arguments(),
+                    "arguments": call.function.arguments
+                    if takes_text_arguments(template)
+                    else call.function.parsed_arguments(),
                 },
             }
             for call in message.tool_calls

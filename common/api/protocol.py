@@ -241,6 +241,36 @@ def _tool(value: Any) -> Any:
 Tool = Annotated[dict[str, Any], BeforeValidator(_tool)]
 
 
+def _tool_choice(value: Any) -> Any:
+    """Checked for form; which tools it names is looked at with the tools."""
+    if value in ("none", "auto", "required") or _names_function(value):
+        return value
+    chosen = value.get("allowed_tools") if isinstance(value, dict) else None
+    if (
+        isinstance(chosen, dict)
+        and value.get("type") == "allowed_tools"
+        and chosen.get("mode") in ("auto", "required")
+        and isinstance(tools := chosen.get("tools"), list)
+        and tools
+        and all(map(_names_function, tools))
+    ):
+        return value
+    raise ValueError(
+        'must be "none", "auto", "required", {"type": "function", "function": {"name": …}} '
+        "or OpenAI's allowed_tools"
+    )
+
+
+def _names_function(value: Any) -> bool:
+    if not isinstance(value, dict) or value.get("type") != "function":
+        return False
+    function = value.get("function")
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+ToolChoice = Annotated[Any, BeforeValidator(_tool_choice)]
+
+
 class TemplateFields(Body):
     """How a conversation becomes a prompt."""
 
@@ -267,8 +297,11 @@ class ChatRequest(OpenAIFields, TemplateFields):
     max_completion_tokens: int | None = Field(None, ge=1, lt=1 << 31)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0)
-    tool_choice: Literal["none", "auto"] | None = None
+    tool_choice: ToolChoice = Field(
+        None, description="none, auto, required, a named function, or allowed_tools"
+    )
     parallel_tool_calls: bool = True
+    include_reasoning: bool = True
     echo: bool = Field(False, description="begin the answer with the last assistant message")
     verbosity: Any = Field(None, description=_UNUSED)
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
@@ -279,8 +312,6 @@ class ChatRequest(OpenAIFields, TemplateFields):
     def _pairs(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs is only allowed with logprobs: true")
-        if self.tool_choice is not None and self.tools is None:
-            raise ValueError("tool_choice is only allowed with tools")
         return self
 
 

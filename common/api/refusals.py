@@ -32,19 +32,16 @@ _EVERYWHERE: dict[str, Harmless] = {
     "logits_processors": _is_empty,
     "logprob_token_ids": _is_empty,
     "prompt_embeds": _is_empty,
-    "thinking_token_budget": _is_empty,
+    "thinking_token_budget": lambda value: False,
     "vllm_xargs": _is_empty,
     **dict.fromkeys(_STRUCTURED, _is_empty),
 }
 _CHAT: dict[str, Harmless] = {
     "audio": _is_empty,
-    "function_call": _one_of("none"),
-    "functions": _is_empty,
     "mm_processor_kwargs": _is_empty,
     "modalities": _one_of(["text"], []),
     "moderation": _is_empty,
     "prediction": _is_empty,
-    "tool_choice": _one_of("none", "auto"),
     "web_search_options": lambda value: False,
 }
 _COMPLETIONS: dict[str, Harmless] = {"suffix": _is_empty}

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from common.api.reasoning.formats import BY_NAME as REASONING_FORMATS
 from common.api.responses.store import StoreLimits
+from common.api.tools.formats import BY_NAME as CALL_FORMATS
 from common.config import ProxyConfig, ServeConfig
 from common.errors import ConfigError
 from common.text import read_sampling_defaults
@@ -28,6 +30,9 @@ class ApiSettings:
     allow_chat_template: bool = False  # may a client bring its own template?
     allowed_origins: tuple[str, ...] = ()  # whose web pages may call us; "*": everybody's
     show_tokenizer: bool = False  # GET /tokenizer_info
+    reads_auto_calls: bool = True  # False: without a demand for calls, they are left as text
+    tool_call_parser: str = ""  # name of a format; "": as the model's template says
+    reasoning_parser: str = ""
     open_metrics: bool = False  # /metrics without a key although keys are set
     own_guard_paths: frozenset[str] = frozenset()  # exact paths that check a secret of their own
     body_timeout_s: float = 30.0
@@ -46,8 +51,17 @@ def api_settings(config: ServeConfig | ProxyConfig) -> ApiSettings:
         allow_chat_template=config.trust_request_chat_template,
         allowed_origins=config.allowed_origins,
         show_tokenizer=config.enable_tokenizer_info_endpoint,
+        reads_auto_calls=config.enable_auto_tool_choice,
+        tool_call_parser=_format("--tool-call-parser", config.tool_call_parser, CALL_FORMATS),
+        reasoning_parser=_format("--reasoning-parser", config.reasoning_parser, REASONING_FORMATS),
         open_metrics=config.open_metrics,
     )
+
+
+def _format(flag: str, name: str, known: Mapping[str, object]) -> str:
+    if name and name not in known:
+        raise ConfigError(f"{flag}: {name!r} is not known; there are {', '.join(sorted(known))}")
+    return name
 
 
 def _sampling_defaults(generation_config: str) -> Mapping[str, float] | None:

@@ -1,0 +1,79 @@
+"""What an answer is held to, from what the client wants of its calls and of its content.
+
+Reasoning stays free: what is demanded of the answer is demanded behind it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from common.api.dialect import Dialect
+from common.api.reasoning.formats import ReasoningFormat
+from common.api.tools.choice import CallRules, Spec, call_format
+from common.request import Constraint
+
+_MAX_SPACE = 8  # characters of white space between reasoning and answer
+
+
+def enforced(
+    rules: CallRules, dialect: Dialect, prompt_end: str, content: Constraint | None = None
+) -> Constraint | None:
+    """`content`: what an answer without calls must be. None: the model may say what it likes."""
+    wanted = None if content is None else _as_format(content)
+    found = call_format(rules, dialect.calls, wanted)
+    if found is None:
+        return None
+    whole = _behind_reasoning(found, dialect.reasoning, prompt_end)
+    if whole is wanted:
+        return content
+    tag = {"type": "structural_tag", "format": whole}
+    return Constraint("structural_tag", json.dumps(tag, ensure_ascii=False))
+
+
+def _behind_reasoning(wanted: Spec, marks: ReasoningFormat | None, prompt_end: str) -> Spec:
+    if marks is None or marks.is_closed(prompt_end):
+        return wanted
+    is_open = marks.is_open(prompt_end)
+    reasoning = {
+        "type": "tag",
+        "begin": "" if is_open else marks.opener,
+        "content": {"type": "any_text"},
+        "end": marks.closer,
+    }
+    space = {"type": "regex", "pattern": rf"\s{{0,{_MAX_SPACE}}}"}
+    whole: Spec = {"type": "sequence", "elements": [reasoning, space, wanted]}
+    return whole if is_open else {"type": "or", "elements": [whole, wanted]}
+
+
+def _as_format(constraint: Constraint) -> Spec:
+    """A constraint as a part of a structural tag."""
+    kind, text = constraint.kind, constraint.text
+    if kind == "json_schema":
+        return {"type": "json_schema", "json_schema": json.loads(text)}
+    if kind == "json_object":
+        return {"type": "json_schema", "json_schema": {"type": "object"}}
+    if kind == "regex":
+        return {"type": "regex", "pattern": text}
+    if kind == "grammar":
+        return {"type": "grammar", "grammar": text}
+    if kind == "choice":
+        choices = [{"type": "const_string", "value": each} for each in json.loads(text)]
+        return {"type": "or", "elements": choices}
+    return _of_structural_tag(json.loads(text))
+
+
+def _of_structural_tag(tag: dict[str, Any]) -> Spec:
+    if "format" in tag:
+        found: Spec = tag["format"]
+        return found
+    tags = [
+        {
+            "type": "tag",
+            "begin": each["begin"],
+            "content": {"type": "json_schema", "json_schema": each.get("schema", {})},
+            "end": each["end"],
+        }
+        for each in tag["structures"]
+    ]
+    return {"type": "triggered_tags", "tags": tags, "triggers": tag["triggers"]}
