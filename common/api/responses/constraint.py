@@ -1,24 +1,17 @@
-"""What the output of a response must match: `text.format`, or vLLM's `structured_outputs`."""
+"""What the text of a response must match: `text.format`, or vLLM's `structured_outputs`."""
 
 from __future__ import annotations
 
 import msgspec
 
 from common.api.constraints import constraint_of
-from common.api.responses.offer import Offer
 from common.api.responses.protocol import ResponseRequest
 from common.errors import BadRequest
 from common.request import Constraint
 
 
-def constraint_of_response(ask: ResponseRequest, offer: Offer) -> Constraint | None:
-    """Raises BadRequest naming the field."""
-    if offer.mode == "required":
-        raise BadRequest("tool_choice is not supported with this value yet", "tool_choice")
-    return content_constraint(ask)
-
-
 def content_constraint(ask: ResponseRequest) -> Constraint | None:
+    """Raises BadRequest naming the field."""
     try:
         found = constraint_of(ask)
     except BadRequest as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from functools import cache
 from typing import Any
 
 from starlette.datastructures import QueryParams
@@ -13,13 +14,15 @@ from starlette.responses import Response
 
 from common.api.body import read_object
 from common.api.context import RequestInfo, info_of
+from common.api.dialect import dialect_of, end_of
+from common.api.enforce import enforced
 from common.api.errors import HttpError, parse
 from common.api.generation import Demand, Generation, Service
 from common.api.responses.answer import Answer
-from common.api.responses.constraint import constraint_of_response
+from common.api.responses.calls import rules_of
+from common.api.responses.constraint import content_constraint
 from common.api.responses.envelope import Envelope
 from common.api.responses.items import Item, new_id, read_input
-from common.api.responses.offer import offer_of
 from common.api.responses.pages import page_of, read_page
 from common.api.responses.prompt import prompt_of, room_for_prompt
 from common.api.responses.protocol import ConversationFields, ResponseRequest, TokenCountRequest
@@ -27,7 +30,6 @@ from common.api.responses.reading import AnswerReader
 from common.api.responses.refusals import refuse_unsupported
 from common.api.responses.runs import Run, Runs
 from common.api.sse import EventStream, encode_json, json_answer
-from common.api.tools.formats import HERMES
 from common.errors import BadRequest
 
 
@@ -67,12 +69,15 @@ class Responses:
         """Everything that can be refused is refused here, or by the engine."""
         service = self._service
         card, text = service.resolve(ask.model)
-        offer = offer_of(ask, ask.max_tool_calls)
-        before, given = self._conversation(ask, info)
+        rules = rules_of(ask, ask.max_tool_calls)
+        content = content_constraint(ask)
+        before, added = self._conversation(ask, info)
         room = None
         if ask.truncation == "auto":
             room = room_for_prompt(ask.max_output_tokens, card.max_model_len)
-        prompt = await prompt_of(ask, offer, before + given, service, text, info, room)
+        prompt = await prompt_of(ask, before + added, service, text, info, room)
+        dialect, prompt_end = dialect_of(text, service.settings), end_of(prompt.token_ids, text)
+        reads = dialect.reasoning is not None or rules.mode != "none"
         num_top = (ask.top_logprobs or 0) if ask.shows_logprobs else None
         demand = Demand(
             max_tokens=ask.max_output_tokens,
@@ -82,19 +87,19 @@ class Responses:
             prompt_logprobs=None,
             priority=ask.priority,
             cache_salt=ask.cache_salt,
-            constraint=constraint_of_response(ask, offer),
+            constraint=enforced(rules, dialect, prompt_end, content),
+            shown_specials=dialect.special_marks if reads else frozenset(),
         )
         generation = Generation(service, info, (card, text), ask, [prompt], demand, "resp")
-        parser = None
-        if offer.tools and offer.mode != "none":
-            parser = HERMES.parser(offer.names, offer.max_calls)
-        reader = AnswerReader(text.vocabulary, parser, num_top)
-        envelope = Envelope(
-            new_id("resp"), int(time.time()), card.name, ask, text.sampling_defaults
-        )
+        names = None if rules.mode == "none" else rules.names
+        message = dialect.reader(prompt_end, names, rules.max_calls)
+        reader = AnswerReader(text.vocabulary, message, num_top)
+        given = service.settings.sampling_defaults
+        defaults = text.sampling_defaults if given is None else given
+        envelope = Envelope(new_id("resp"), int(time.time()), card.name, ask, defaults)
         in_pieces = ask.stream or ask.background
         answer = Answer(envelope, generation.usage, reader, in_pieces=in_pieces)
-        return Run(info.tenant, answer, before, given), generation
+        return Run(info.tenant, answer, before, added), generation
 
     def _conversation(
         self, ask: ConversationFields, info: RequestInfo
@@ -104,9 +109,12 @@ class Responses:
         if ask.previous_response_id is not None:
             before = self._previous(info.tenant, ask.previous_response_id).conversation()
             info.body_bytes += len(encode_json(before))  # it is work as if it had been sent again
-        return before, read_input(
-            ask.input, lambda item_id: self._runs.find_item(info.tenant, item_id)
-        )
+
+        @cache
+        def known() -> dict[str, Item]:
+            return self._runs.items_of(info.tenant)
+
+        return before, read_input(ask.input, lambda item_id: known().get(item_id))
 
     def _previous(self, owner: str, response_id: str) -> Run:
         run = self._runs.find(owner, response_id)
@@ -134,11 +142,10 @@ class Responses:
         ask = parse(TokenCountRequest, body)
         card, text = self._service.resolve(ask.model)
         info = info_of(request)
+        rules_of(ask)  # refuses what creating would refuse
         room = room_for_prompt(None, card.max_model_len) if ask.truncation == "auto" else None
         before, given = self._conversation(ask, info)
-        prompt = await prompt_of(
-            ask, offer_of(ask), before + given, self._service, text, info, room
-        )
+        prompt = await prompt_of(ask, before + given, self._service, text, info, room)
         return _json({"object": "response.input_tokens", "input_tokens": len(prompt.token_ids)})
 
     # --- afterwards ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ class Envelope:
     created: int  # Unix seconds
     model: str
     ask: ResponseRequest
-    defaults: dict[str, float]  # the model's, for what the client left open
+    defaults: Mapping[str, float]  # the model's, for what the client left open
 
     def body(
         self,

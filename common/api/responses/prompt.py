@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from common.api.context import RequestInfo
+from common.api.dialect import dialect_of
 from common.api.errors import parse
 from common.api.generation import Prompt, Service
 from common.api.prompts import chat_prompt
 from common.api.protocol import Message, TemplateFields
+from common.api.reasoning.effort import effort_variables
+from common.api.responses.calls import template_tools
 from common.api.responses.items import MAX_ITEMS, Item, messages_of
-from common.api.responses.offer import Offer
 from common.api.responses.protocol import ConversationFields
 from common.errors import BadRequest
 from common.text import TextModel
@@ -21,7 +23,6 @@ _DEFAULT_ROOM = 8  # truncation leaves an 8th of the context for the answer if n
 
 async def prompt_of(
     ask: ConversationFields,
-    offer: Offer,
     conversation: list[Item],
     service: Service,
     text: TextModel,
@@ -35,12 +36,13 @@ async def prompt_of(
     messages = messages_of(conversation, ask.instructions)
     if not messages:
         raise BadRequest("input: is empty", "input")
-    variables = _variables(ask)
+    variables = _variables(ask, dialect_of(text, service.settings).template)
+    tools = template_tools(ask)
 
     async def render(messages: list[Message]) -> Prompt:
         fields: dict[str, Any] = {"messages": messages}
-        if offer.tools:
-            fields["tools"] = offer.tools
+        if tools:
+            fields["tools"] = tools
         return await chat_prompt(
             parse(TemplateFields, fields | {"chat_template_kwargs": ask.chat_template_kwargs}),
             text,
@@ -90,6 +92,8 @@ def shortened(messages: list[Message]) -> list[list[Message]]:
     return [messages[:start] + messages[n:] for n in turns]
 
 
-def _variables(ask: ConversationFields) -> dict[str, Any]:
-    found = {"reasoning_effort": ask.reasoning.effort, "verbosity": ask.text.verbosity}
-    return {name: value for name, value in found.items() if value is not None}
+def _variables(ask: ConversationFields, template: str) -> dict[str, Any]:
+    variables = effort_variables(ask.reasoning.effort, template, ask.chat_template_kwargs)
+    if ask.text.verbosity is not None:
+        variables["verbosity"] = ask.text.verbosity
+    return variables

@@ -2,51 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from common.api.choices import Piece
 from common.api.logprobs import chat_logprobs
+from common.api.message import MessageReader
 from common.api.responses.output import CallGain, Gain, ReasoningGain, TextGain
 from common.api.tools.deltas import CallDelta, ContentDelta, Delta
 from common.vocabulary import Vocabulary
 
 
-class Parser(Protocol):
-    """Of tool calls, of reasoning, or of both."""
-
-    def push(self, text: str) -> Sequence[Delta]: ...
-
-    def finish(self) -> Sequence[Delta]: ...
-
-
 class AnswerReader:
     """`num_top`: log-probabilities of how many others to give with each token; None: of none."""
 
-    def __init__(self, vocabulary: Vocabulary, parser: Parser | None, num_top: int | None) -> None:
+    def __init__(self, vocabulary: Vocabulary, message: MessageReader, num_top: int | None) -> None:
         self._vocabulary = vocabulary
-        self._parser = parser
+        self._message = message
         self._num_top = num_top
         self._logprobs: list[dict[str, Any]] = []  # of tokens whose text is still held back
         self._in_text = True
-        self.num_reasoning_tokens = 0
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        return self._message.num_reasoning_tokens
 
     def read(self, piece: Piece) -> list[Gain]:
         self._logprobs += self._logprobs_of(piece)
-        gains = self._gains(piece)
+        deltas = self._message.push(piece.text, piece.text_offsets)
+        if piece.finish_reason:
+            deltas += self._message.finish()
+        gains = [self._gain(delta) for delta in deltas]
         if gains:
             self._in_text = isinstance(gains[-1], TextGain)
         if piece.finish_reason and self._logprobs and self._in_text:
             gains.append(TextGain("", self._take_logprobs()))  # of tokens that a stop cut off
         return gains
-
-    def _gains(self, piece: Piece) -> list[Gain]:
-        if self._parser is None:
-            return [TextGain(piece.text, self._take_logprobs())] if piece.text else []
-        deltas = list(self._parser.push(piece.text))
-        if piece.finish_reason:
-            deltas += self._parser.finish()
-        return [self._gain(delta) for delta in deltas]
 
     def _gain(self, delta: Delta) -> Gain:
         logprobs = self._take_logprobs()

@@ -97,13 +97,13 @@ class Runs:
             return live if live.is_kept else None
         return self._kept.get(owner, response_id, self._clock())
 
-    def find_item(self, owner: str, item_id: str) -> Item | None:
-        """Among those of the owner's ended responses."""
+    def items_of(self, owner: str) -> dict[str, Item]:
+        """Those of the owner's ended responses, by id."""
+        found: dict[str, Item] = {}
         for run in self._kept.values(owner, self._clock()):
             for item in run.items():
-                if item.id == item_id:
-                    return item
-        return None
+                found.setdefault(item.id, item)
+        return found
 
     def delete(self, run: Run) -> None:
         """Nobody finds it from now on. In the background it ends, too."""

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 
 from common.api.choices import Piece
 from common.api.generation import Usage
+from common.api.message import MessageReader
+from common.api.reasoning.formats import BY_NAME
+from common.api.reasoning.parser import ReasoningParser
 from common.api.responses.answer import Answer
 from common.api.responses.envelope import Envelope
 from common.api.responses.protocol import ResponseRequest
@@ -280,7 +283,10 @@ def test_queries_are_checked(query):
 # --- the state machine, without a server ----------------------------------------------------------
 
 CALL = '<tool_call>{"name": "f", "arguments": {"a": [1, 2]}}</tool_call>'
-TEXTS = st.lists(st.sampled_from(["Hello ", "wörld 👍🏽", CALL, "\n", "<tool", ""]), max_size=6)
+TEXTS = st.lists(
+    st.sampled_from(["Hello ", "wörld 👍🏽", CALL, "\n", "<tool", "<think>", "</think>", ""]),
+    max_size=6,
+)
 
 
 def pieces_of(text, cuts, reason):
@@ -293,10 +299,11 @@ def pieces_of(text, cuts, reason):
     ]
 
 
-def answer_of(in_pieces, with_tools):
+def answer_of(in_pieces, with_tools, with_reasoning=False):
     ask = ResponseRequest.model_validate({"input": "x"})
-    parser = HERMES.parser(frozenset({"f"})) if with_tools else None
-    reader = AnswerReader(text_model().vocabulary, parser, None)
+    calls = HERMES.parser(frozenset({"f"})) if with_tools else None
+    thoughts = ReasoningParser(BY_NAME["qwen3"], is_open=False) if with_reasoning else None
+    reader = AnswerReader(text_model().vocabulary, MessageReader(thoughts, calls), None)
     return Answer(Envelope("resp_1", 1, "m", ask, {}), Usage(3), reader, in_pieces=in_pieces)
 
 
@@ -309,12 +316,18 @@ def shown(final):
 
 
 @settings(max_examples=60, deadline=None)
-@given(TEXTS, st.lists(st.integers(0, 80), max_size=8), st.booleans(), st.sampled_from("sl"))
-def test_any_cut_tells_the_same_story(texts, cuts, with_tools, reason):
+@given(
+    TEXTS,
+    st.lists(st.integers(0, 80), max_size=8),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from("sl"),
+)
+def test_any_cut_tells_the_same_story(texts, cuts, with_tools, with_reasoning, reason):
     text, reason = "".join(texts), {"s": "stop", "l": "length"}[reason]
     stories = []
     for in_pieces, where in ((False, cuts), (True, cuts), (True, [])):
-        answer = answer_of(in_pieces, with_tools)
+        answer = answer_of(in_pieces, with_tools, with_reasoning)
         data = answer.begin()
         for piece in pieces_of(text, where, reason):
             data += answer.accept(piece, 5)

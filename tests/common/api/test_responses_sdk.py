@@ -41,12 +41,16 @@ TOOLS = [
 
 
 @contextlib.contextmanager
-def sdk(engine, key="unused", **settings):
+def connected(app, key="unused"):
     with (
-        served(app_of(engine, **settings)) as url,
+        served(app) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0) as client,
     ):
         yield client
+
+
+def sdk(engine, **settings):
+    return connected(app_of(engine, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -331,18 +335,73 @@ def test_how_many_calls_there_may_be(options, count):
     assert [item.type for item in made.output].count("function_call") == count
 
 
-def test_only_the_allowed_tools_are_offered():
-    engine = says("Hm.")
-    choice = {
-        "type": "allowed_tools",
-        "mode": "auto",
-        "tools": [{"type": "function", "name": "get_time"}],
-    }
+ALLOWED = {
+    "type": "allowed_tools",
+    "mode": "auto",
+    "tools": [{"type": "function", "name": "get_time"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("choice", "may_be_called", "begins"),
+    [
+        ("required", ["get_weather", "get_time"], True),
+        ({"type": "function", "name": "get_time"}, ["get_time"], True),
+        ({**ALLOWED, "mode": "required"}, ["get_time"], True),
+        (ALLOWED, ["get_time"], False),
+        ("auto", ["get_weather", "get_time"], False),
+    ],
+)
+def test_the_choice_is_enforced(choice, may_be_called, begins):
+    engine = says(CALLS)
     with sdk(engine) as client:
         made = client.responses.create(model=MODEL, input="x", tools=TOOLS, tool_choice=choice)
-    assert "get_time" in prompt(engine) and "get_weather" not in prompt(engine)
-    assert made.tool_choice.to_dict() == choice
-    assert [tool.name for tool in made.tools] == ["get_weather", "get_time"]
+    assert made.model_dump()["tool_choice"] == choice
+    assert "get_time" in prompt(engine) and "get_weather" in prompt(engine)
+    constraint = engine.requests[-1].sampling.constraint
+    assert constraint.kind == "structural_tag"
+    spelled = [tool["name"] for tool in TOOLS if tool["name"] in constraint.text]
+    assert spelled == may_be_called
+    assert ("triggered_tags" in constraint.text) != begins
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_loose_tools_leave_the_model_free(choice):
+    engine = says("Hm.")
+    loose = [{**tool, "strict": False} for tool in TOOLS]
+    with sdk(engine) as client:
+        made = client.responses.create(model=MODEL, input="x", tools=loose, tool_choice=choice)
+    assert engine.requests[-1].sampling.constraint is None
+    assert made.output_text == "Hm."
+
+
+def thinking_app(engine):
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.reasoning }}|{{ m.content }}{% endfor %}"
+        "{# <think></think> #}"
+    )
+    text = TextModel(byte_level(), templates={"default": template})
+    return create_app(engine, lambda model: text, Metrics(model_name=MODEL), ApiSettings())
+
+
+def test_reasoning_is_an_item_of_its_own():
+    thought, said = "Two and two, let me see 👍🏽.", "Four."
+    engine = says(f"<think>\n{thought}\n</think>\n\n{said}")
+    with connected(thinking_app(engine)) as client:
+        whole = client.responses.create(model=MODEL, input="2+2?")
+        reasoning, message = whole.output
+        assert reasoning.content[0].text == thought
+        assert message.content[0].text == said == whole.output_text
+        counted = whole.usage.output_tokens_details.reasoning_tokens
+        assert len(tokens(thought)) <= counted < whole.usage.output_tokens
+        stream = client.responses.create(model=MODEL, input="2+2?", stream=True)
+        events = [event.to_dict() for event in stream]
+        final = check_stream(events)
+        assert len([e for e in events if e["type"] == "response.reasoning_text.delta"]) > 3
+        assert final["usage"]["output_tokens_details"]["reasoning_tokens"] == counted
+        assert [item["content"][0]["text"] for item in final["output"]] == [thought, said]
+        client.responses.create(model=MODEL, input="And?", previous_response_id=whole.id)
+        assert f"[assistant]{thought}|{said}" in prompt(engine)
 
 
 def test_parse_asks_for_the_schema():
@@ -441,6 +500,7 @@ def test_a_failure_in_mid_stream_is_the_last_event():
         ({"tool_choice": {"type": "file_search"}}, "file_search"),
         ({"tool_choice": "sometimes"}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "h"}}, "tool_choice"),
         ({"include": ["everything"]}, "everything"),
         ({"background": True, "store": False}, "store"),
@@ -504,7 +564,7 @@ def test_reasoning_effort_and_verbosity_reach_the_template():
     text = TextModel(byte_level(), templates={"default": template})
     engine = says("ok")
     app = create_app(engine, lambda model: text, Metrics(model_name=MODEL), ApiSettings())
-    with served(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="x") as client:
+    with connected(app) as client:
         made = client.responses.create(
             model=MODEL,
             input="x",
