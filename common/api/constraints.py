@@ -75,7 +75,7 @@ def _of_structured_outputs(value: dict[str, Any] | None) -> list[Constraint]:
         if name in _HARMLESS or (name in _DEFAULTS and members[name] is False):
             del members[name]
         else:
-            raise BadRequest(f"{field}.{name[:64]} is not supported", f"{field}.{name[:64]}")
+            raise BadRequest(f"{field} has a member that is not supported: {name[:64]!r}", field)
     found = _of_members(members, f"{field}.")
     if len(found) > 1:
         raise BadRequest(f"{field} must have exactly one of {', '.join(_READERS)}", field)

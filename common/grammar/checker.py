@@ -57,7 +57,7 @@ def _check(tokens: LLTokenizer, special_ids: Mapping[str, int], job: dict[str, A
         grammar = grammar_of(job["kind"], job["text"], special_ids)
         _try_out(tokens, grammar)
     except BadRequest as error:
-        return {"error": error.message}
+        return {"error": " ".join(error.message.split())}
     except (RecursionError, MemoryError):
         return {"error": "the constraint is too large or nested too deeply"}
     return {"grammar": grammar}

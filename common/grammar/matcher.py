@@ -12,7 +12,7 @@ MAX_ERROR_CHARS = 300
 
 # Work per token mask and memory per sequence are bounded; whoever exceeds them is refused.
 _LIMITS = LLParserLimits(
-    step_lexer_fuel=100_000,  # 7 ms
+    step_lexer_fuel=200_000,  # 14 ms
     step_max_items=50_000,  # 2.5 ms
     max_lexer_states=20_000,  # 1 to 2 kB each
     max_grammar_size=200_000,

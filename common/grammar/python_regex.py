@@ -38,6 +38,7 @@ Pieces: TypeAlias = dict[Class, list[str]]  # per class the Lark expressions of 
 _WORD = r"\p{L}\p{N}_"
 _ASCII_WORD = "0-9A-Za-z_"
 _SPACE = r"\s\x{1c}-\x{1f}"  # Python counts the separators in
+_ASCII_SPACE = r"\x{20}\x{9}-\x{d}"
 _ANY = r"(?s:.)"
 _INSIDE = {
     ("W", "W"): f"[{_WORD}]({_ANY}*[{_WORD}])?",
@@ -71,6 +72,8 @@ class _Translation:
             raise BadRequest("regular expression: the flag (?m) is not supported")
 
     def grammar(self, nodes: Nodes) -> str:
+        if not any(map(_is_sensitive, nodes)):
+            return f"start: T\nT: {_quoted(_plain(nodes, self._flags))}"
         found = self._sequence(nodes, 0, "S", "E", self._flags)
         alternatives = [expression for group in found.values() for expression in group]
         if not alternatives:
@@ -244,30 +247,29 @@ def _plain_node(node: Node, flags: int) -> str:
 
 def _set(items: Nodes, flags: int) -> str:
     parts = []
-    sign = ""
-    for op, value in items:
-        if op is ops.NEGATE:
-            sign = "^"
-        elif op is ops.LITERAL:
+    sign = "^" if items[0][0] is ops.NEGATE else ""
+    for op, value in items[1:] if sign else items:
+        if op is ops.LITERAL:
             parts.append(_character(value))
         elif op is ops.RANGE:
             parts.append(f"{_character(value[0])}-{_character(value[1])}")
         else:
-            parts.append(_category(value, flags))
+            parts.append(_category(value, flags, is_excluded=bool(sign)))
     return f"[{sign}{''.join(parts)}]"
 
 
-def _category(category: Any, flags: int) -> str:
-    r"""Inside of [...]. `\d` is 0-9 when it is asked for, any digit when it is excluded."""
-    word = _ASCII_WORD if flags & re.ASCII else _WORD
-    no_digit = "[^0-9]" if flags & re.ASCII else r"\P{Nd}"
+def _category(category: Any, flags: int, *, is_excluded: bool) -> str:
+    r"""Inside of [...]. Of `\d` and `\s` only ASCII is generated, but all of Unicode excluded."""
+    is_ascii = bool(flags & re.ASCII)
+    word = _ASCII_WORD if is_ascii else _WORD
+    digit, space = ("0-9", _ASCII_SPACE) if is_ascii else (r"\p{Nd}", _SPACE)
     return {
-        ops.CATEGORY_DIGIT: "0-9",
-        ops.CATEGORY_NOT_DIGIT: no_digit,
+        ops.CATEGORY_DIGIT: digit if is_excluded else "0-9",
+        ops.CATEGORY_NOT_DIGIT: "[^0-9]" if is_excluded else f"[^{digit}]",
         ops.CATEGORY_WORD: word,
         ops.CATEGORY_NOT_WORD: f"[^{word}]",
-        ops.CATEGORY_SPACE: r"\x{20}\x{9}-\x{d}",
-        ops.CATEGORY_NOT_SPACE: f"[^{_SPACE}]",
+        ops.CATEGORY_SPACE: space if is_excluded else _ASCII_SPACE,
+        ops.CATEGORY_NOT_SPACE: f"[^{_ASCII_SPACE if is_excluded else space}]",
     }[category]
 
 
