@@ -22,6 +22,8 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.standin_prefixes import StandinPrefixes
+from common.engine.prefix import PrefixHasher
 from common.errors import BadRequest, Overloaded, PeerLost, XpydError
 from common.request import EngineRequest, FinishReason, TokenEvent, TokenLogprob
 from common.rpc import Link, Listener
@@ -37,6 +39,7 @@ from common.wire import (
     InstanceInfo,
     KVHandle,
     Load,
+    Prefixes,
     Register,
     Role,
     RunDecode,
@@ -45,6 +48,7 @@ from common.wire import (
     ToInstance,
     Tokens,
     ToProxy,
+    WatchPrefixes,
     Welcome,
     info_to_json,
 )
@@ -73,6 +77,7 @@ class Standin:
     first_id: int = 32  # tokens are first_id … first_id + vocab_size - 1
     max_waiting: int = 4096
     fail_fetch: bool = False  # every hand-over fails
+    max_cached_blocks: int = 0  # of its prefix cache; 0: it has none
     recompute: bool = True  # a failed hand-over is computed here instead
 
 
@@ -121,6 +126,9 @@ class StandinInstance:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.offers: dict[str, _Offer] = {}
         self.peers: dict[bytes, float] = {}
+        self.prefixes = StandinPrefixes(
+            PrefixHasher(config.kv_fingerprint, 32), 32, config.max_cached_blocks
+        )
         self._waiting_tokens = 0
         self._background: list[asyncio.Task[None]] = []
         self._connections: set[asyncio.StreamWriter] = set()
@@ -181,7 +189,9 @@ class StandinInstance:
                 self._listener.send(peer, self.load())
             return
         self.seen.append(message)
-        if isinstance(message, Abort):
+        if isinstance(message, WatchPrefixes):
+            self.prefixes.report(self._listener.send, self.info.incarnation, peer)
+        elif isinstance(message, Abort):
             self.abort(message.request_id)
         elif isinstance(message, (RunPrefill, RunDecode, RunWhole)):
             work = self._run(peer, message)
@@ -275,7 +285,8 @@ class StandinInstance:
             )
 
     async def _compute_prompt(self, request: EngineRequest) -> None:
-        num_tokens = len(request.prompt_token_ids) + len(request.output_token_ids)
+        num_tokens, changes = self.prefixes.run(request)
+        self.prefixes.tell(self._listener.send, self.info.incarnation, changes)
         self._waiting_tokens += num_tokens
         try:
             await asyncio.sleep(self.config.prefill_s + num_tokens * self.config.prefill_token_s)
@@ -344,9 +355,11 @@ class StandinInstance:
             for peer, heard in list(self.peers.items()):
                 if now - heard > PEER_TIMEOUT_S:
                     del self.peers[peer]
+                    self.prefixes.watchers.pop(peer, None)
                     self._forget(peer)
                 else:
                     self._listener.send(peer, self.load())
+            self.prefixes.tell(self._listener.send, self.info.incarnation, Prefixes("", 0))
             await asyncio.sleep(0.5)
 
     def _forget(self, peer: bytes) -> None:

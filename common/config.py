@@ -123,6 +123,11 @@ class ServeConfig:
         parse_cores(self.cpu_cores)
 
 
+PolicyName = Literal[
+    "round_robin", "random", "power_of_two", "least_loaded", "session", "prefix_aware"
+]
+
+
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """`xpyd proxy`: the fleet's front door."""
@@ -132,15 +137,9 @@ class ProxyConfig:
     registry_port: int = option(30001, "port where instances register; 0 takes a free one")
     prefill: tuple[str, ...] = option((), "HOST:PORT of a prefill instance; may be repeated")
     decode: tuple[str, ...] = option((), "HOST:PORT of a decode instance; may be repeated")
-    policy: Literal["round_robin", "least_loaded"] = option(
-        "least_loaded", "how instances are chosen for both roles"
-    )
-    prefill_policy: Literal["", "round_robin", "least_loaded"] = option(
-        "", "the same for prefill only; default --policy"
-    )
-    decode_policy: Literal["", "round_robin", "least_loaded"] = option(
-        "", "the same for decode only; default --policy"
-    )
+    policy: PolicyName = option("least_loaded", "how instances are chosen for both roles")
+    prefill_policy: PolicyName | None = option(None, "the same for prefill only; default --policy")
+    decode_policy: PolicyName | None = option(None, "the same for decode only; default --policy")
     max_queue: int = option(1024, "requests in flight before new ones get 429", metavar="N")
     tokenizer: str = option("", "directory of the tokenizer; default: the instances' model")
     api_key: tuple[str, ...] = option(

@@ -69,6 +69,7 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     output_token_ids: tuple[int, ...] = ()
     priority: int = 0  # lower runs first
     cache_salt: str = ""  # requests share prefix blocks only within one salt
+    session_id: str = ""  # the client's label for what belongs together; may steer routing only
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

@@ -5,8 +5,10 @@ else, so a listener needs one `except`. A newer peer may append fields (they are
 change any.
 
 Registry link   instance (DEALER) → proxy (ROUTER)     Register, Deregister
-Request link    proxy (DEALER)    → instance (ROUTER)  Hello, RunPrefill, RunDecode, RunWhole, Abort
-                instance          → proxy              Welcome, Load, Accepted, Tokens, Failed
+Request link    proxy (DEALER)    → instance (ROUTER)  Hello, RunPrefill, RunDecode, RunWhole,
+                                                       Abort, WatchPrefixes
+                instance          → proxy              Welcome, Load, Accepted, Tokens, Failed,
+                                                       Prefixes
 
 The KV side channel between a prefill and a decode instance has its own page:
 kv_transfer/messages.py.
@@ -23,6 +25,7 @@ from common.request import EngineRequest, TokenEvent
 WIRE_VERSION = 1
 MAX_MESSAGE_BYTES = 16 << 20  # request link; a 128k-token prompt with logprobs stays far below
 MAX_REGISTRY_MESSAGE_BYTES = 64 << 10
+MAX_PREFIX_HASHES = 8192  # in one message; more make several
 
 Role = Literal["prefill", "decode", "both"]
 
@@ -143,6 +146,10 @@ class Abort(Message, frozen=True):
     request_id: str
 
 
+class WatchPrefixes(Message, frozen=True):
+    """Say what your prefix cache holds: all of it now, and from then on what changes."""
+
+
 # --- request link, instance to proxy --------------------------------------------------------------
 
 
@@ -185,9 +192,23 @@ class Failed(Message, frozen=True):
     param: str | None = None
 
 
+class Prefixes(Message, frozen=True):
+    """Changes of the prefix cache since the message before, as short hashes of blocks
+    (common/engine/prefix.py); sent after a `WatchPrefixes`, at least once a second.
+
+    Numbers rise by one; whoever misses one asks again. `is_reset`: forget what you knew of me.
+    """
+
+    incarnation: str
+    seq: int
+    added: tuple[int, ...] = ()
+    removed: tuple[int, ...] = ()
+    is_reset: bool = False
+
+
 ToRegistry = Register | Deregister
-ToInstance = Hello | RunPrefill | RunDecode | RunWhole | Abort
-ToProxy = Welcome | Load | Accepted | Tokens | Failed
+ToInstance = Hello | RunPrefill | RunDecode | RunWhole | Abort | WatchPrefixes
+ToProxy = Welcome | Load | Accepted | Tokens | Failed | Prefixes
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -18,7 +18,8 @@ class _Account:
     """What we have put on one instance."""
 
     num_requests: int = 0  # now
-    queued_tokens: int = 0  # of prompts sent to it that have no first token yet
+    queued_tokens: int = 0  # to compute, of prompts sent to it that have no first token yet
+    cached_tokens: int = 0  # of the same prompts, in its prefix cache: its `Load` counts them, too
     load: Load | None = None  # the report that the next two count from
     requests_since: int = 0
     tokens_since: int = 0
@@ -29,17 +30,24 @@ class Accounts:
     """Which requests of ours are where. Kept by the relay, read by `view_fleet`."""
 
     _accounts: dict[str, _Account] = field(default_factory=dict)
-    _assigned: dict[int, tuple[tuple[str, ...], str | None, int]] = field(default_factory=dict)
+    _assigned: dict[int, tuple[tuple[str, ...], str | None, int, int]] = field(default_factory=dict)
 
     def assign(
-        self, key: int, instances: tuple[str, ...], queued_at: str | None, num_tokens: int
+        self,
+        key: int,
+        instances: tuple[str, ...],
+        queued_at: str | None,
+        num_tokens: int,
+        num_cached: int = 0,
     ) -> None:
-        """Request `key` is at `instances` now (nowhere: it ended); its prompt waits at one."""
-        before, was_queued_at, had_tokens = self._assigned.pop(key, ((), None, 0))
+        """Request `key` is at `instances` now (nowhere: it ended); its prompt waits at one, which
+        has `num_cached` tokens of it in its prefix cache."""
+        before, was_queued_at, had_tokens, had_cached = self._assigned.pop(key, ((), None, 0, 0))
         for instance in before:
             self._account(instance).num_requests -= 1
         if was_queued_at is not None:
-            self._account(was_queued_at).queued_tokens -= had_tokens
+            self._account(was_queued_at).queued_tokens -= had_tokens - had_cached
+            self._account(was_queued_at).cached_tokens -= had_cached
         for instance in instances:
             account = self._account(instance)
             account.num_requests += 1
@@ -47,9 +55,10 @@ class Accounts:
                 account.requests_since += 1
                 account.tokens_since += num_tokens
         if queued_at is not None:
-            self._account(queued_at).queued_tokens += num_tokens
+            self._account(queued_at).queued_tokens += num_tokens - num_cached
+            self._account(queued_at).cached_tokens += num_cached
         if instances:
-            self._assigned[key] = (instances, queued_at, num_tokens)
+            self._assigned[key] = (instances, queued_at, num_tokens, num_cached)
 
     def num_requests(self, instance_id: str) -> int:
         account = self._accounts.get(instance_id)
@@ -75,7 +84,7 @@ class Accounts:
             is_suspect=member.state is not State.READY,
             queued_tokens=max(
                 account.queued_tokens,
-                queued_tokens + (account.tokens_since if is_prefill else 0),
+                queued_tokens + (account.tokens_since if is_prefill else 0) - account.cached_tokens,
             ),
             num_requests=max(account.num_requests, num_running + account.requests_since),
             free_blocks=max(0, (load.free_blocks if load else info.num_blocks) - taken),

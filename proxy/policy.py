@@ -1,14 +1,12 @@
 """Which instances serve a request: pure functions over a frozen picture of the fleet.
 
-A policy is one function `(candidates, facts) -> InstanceView` over candidates that all could do the
-work; it chooses by load, turn or whatever the view offers. To add one, write it and name it in
-`POLICIES`.
+Here is decided who could do the work at all; among those, a policy (`policies.py`) chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from common.fingerprint import differing_fields
 from common.wire import Role
@@ -39,7 +37,10 @@ class RequestFacts:
     num_tokens: int  # whose KV the decode instance must hold to begin: prompt and tokens so far
     turn: int = 0  # counts the requests of this proxy
     avoid: frozenset[str] = frozenset()  # instances that have failed this request
-    prefer_whole: bool = False  # a hand-over has failed: do without
+    prefer_whole: bool = False  # a hand-over has failed, or there is nobody for it: do without
+    seed: int = 0  # of this proxy: what its draws depend on, beside the turn
+    session_id: str = ""  # the client's word for what belongs together
+    cached_tokens: Mapping[str, int] = field(default_factory=dict)  # of the prompt, by instance id
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,41 +71,6 @@ class NoInstance:
 
 Route = Pair | Whole | NoInstance
 Policy = Callable[[Sequence[InstanceView], RequestFacts], InstanceView]
-
-
-# --- policies ------------------------------------------------------------------------------------
-
-
-def round_robin(candidates: Sequence[InstanceView], facts: RequestFacts) -> InstanceView:
-    return candidates[facts.turn % len(candidates)]
-
-
-def least_queued_tokens(candidates: Sequence[InstanceView], facts: RequestFacts) -> InstanceView:
-    """For prefill: the shortest wait for the first token. Equals take turns."""
-    return min(_rotated(candidates, facts), key=lambda i: (i.queued_tokens, i.num_requests))
-
-
-def least_requests(candidates: Sequence[InstanceView], facts: RequestFacts) -> InstanceView:
-    """For decode: first those with room, then the fewest neighbours, then the emptiest cache."""
-
-    def rank(instance: InstanceView) -> tuple[bool, int, float]:
-        needed = -(-facts.num_tokens // max(1, instance.block_size))
-        is_full = instance.free_blocks < needed
-        return is_full, instance.num_requests, -instance.free_blocks / max(1, instance.total_blocks)
-
-    return min(_rotated(candidates, facts), key=rank)
-
-
-def _rotated(candidates: Sequence[InstanceView], facts: RequestFacts) -> list[InstanceView]:
-    shift = facts.turn % len(candidates)
-    return [*candidates[shift:], *candidates[:shift]]
-
-
-# name on the command line: (for prefill, for decode)
-POLICIES: dict[str, tuple[Policy, Policy]] = {
-    "round_robin": (round_robin, round_robin),
-    "least_loaded": (least_queued_tokens, least_requests),
-}
 
 
 # --- the choice ----------------------------------------------------------------------------------
@@ -148,7 +114,7 @@ def _choose(
         if stranger is not None and not facts.prefer_whole:
             return NoInstance(mismatch(serving[0], stranger))
         if decodes:
-            return Whole(decode_policy(decodes, facts).instance_id)
+            return Whole(decode_policy(decodes, replace(facts, prefer_whole=True)).instance_id)
         if prefills:
             return Whole(prefill_policy(prefills, facts).instance_id)
         return NoInstance("no instance is ready")

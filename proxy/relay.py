@@ -18,13 +18,13 @@ from typing import Any
 from common.engine_client import ModelCard
 from common.errors import BadRequest, Overloaded, Unavailable, XpydError, from_wire
 from common.request import EngineRequest, TokenEvent
-from common.wire import Abort, Accepted, Failed, Tokens
+from common.wire import Abort, Accepted, Failed, Prefixes, Tokens, WatchPrefixes
 from proxy.choreography import Action, AskRoute, Choreography, End, Limits, Phase, Send
 from proxy.fleet_view import Accounts, view_fleet
 from proxy.links import Links
 from proxy.membership import Membership
+from proxy.policies import POLICIES, reads_prefixes
 from proxy.policy import (
-    POLICIES,
     NoInstance,
     Pair,
     Policy,
@@ -32,6 +32,7 @@ from proxy.policy import (
     Route,
     choose_pair,
 )
+from proxy.prefix_follower import PrefixFollower, PromptPrefix
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Flight:
     phase: Phase = Phase.NEW
     assigned: tuple[str, ...] = ()
     kv_fingerprint: str = ""  # of the instances that computed what the client has
+    num_cached: int = 0  # tokens of the prompt that its prefill instance should have
 
     def wake(self) -> None:
         waiter, self.waiter = self.waiter, None
@@ -104,6 +106,10 @@ class Fleet:
         self._max_in_flight = max_in_flight
         self._prefill_policy: Policy = POLICIES[prefill_policy][0]
         self._decode_policy: Policy = POLICIES[decode_policy][1]
+        self.prefixes = (
+            PrefixFollower() if any(map(reads_prefixes, (prefill_policy, decode_policy))) else None
+        )
+        self._seed = uuid.uuid4().int & 0xFFFF_FFFF  # proxies should not all draw the same
         self._flights: dict[str, Flight] = {}  # by the id of the current attempt
         self._num_in_flight = 0
         self._accounts = Accounts()
@@ -185,6 +191,9 @@ class Fleet:
         now = time.monotonic()
         if isinstance(message, Tokens):
             self._on_tokens(instance_id, message, now)
+        elif isinstance(message, Prefixes):
+            if self.prefixes is not None:
+                self.prefixes.came(instance_id, message, now)
         elif flight := self._flights.get(message.request_id):
             machine, attempt = flight.machine, message.attempt
             if isinstance(message, Accepted):
@@ -221,17 +230,28 @@ class Fleet:
     def _on_lost(self, instance_id: str, reason: str) -> None:
         now = time.monotonic()
         self.counts.lost_instances += 1
+        if self.prefixes is not None:
+            self.prefixes.lost(instance_id)
         for flight in [f for f in self._flights.values() if instance_id in f.assigned]:
             self._apply(flight, flight.machine.lost(instance_id, reason, now))
 
     def _on_tick(self, now: float) -> None:
         self._accounts.forget(self.membership)
+        self._watch_prefixes(now)
         for flight in list(self._flights.values()):
             if now >= flight.machine.deadline:
                 self._apply(flight, flight.machine.tick(now))
             if flight.outbox and now - flight.taken_at > UNREAD_S and flight.waiter is None:
                 flight.error = Unavailable("the client does not read its answer")
                 self._apply(flight, flight.machine.client_gone())
+
+    def _watch_prefixes(self, now: float) -> None:
+        if self.prefixes is None:
+            return
+        members = self.membership.members.items()
+        connected = {name: m.info.incarnation for name, m in members if m.is_connected}
+        for instance_id in self.prefixes.due(connected, now):
+            self.links.send(instance_id, WatchPrefixes())
 
     # --- actions -----------------------------------------------------------------------------
 
@@ -256,14 +276,37 @@ class Fleet:
             flight.wake()
 
     def _route(self, flight: Flight, ask: AskRoute) -> Route:
-        facts = RequestFacts(ask.num_tokens, flight.turn, ask.avoid, ask.prefer_whole)
+        prefix, cached = self._look_up(flight)
+        facts = RequestFacts(
+            ask.num_tokens,
+            flight.turn,
+            ask.avoid,
+            ask.prefer_whole,
+            self._seed,
+            flight.machine.request.session_id,
+            cached,
+        )
         fingerprint = flight.kv_fingerprint if flight.machine.has_output else ""
         route = self._choose(flight.model, fingerprint, facts)
         if isinstance(route, NoInstance):
             return route
-        first = route.prefill if isinstance(route, Pair) else route.instance
-        flight.kv_fingerprint = self.membership.members[first].info.kv_fingerprint
+        chosen = (route.prefill, route.decode) if isinstance(route, Pair) else (route.instance,)
+        flight.kv_fingerprint = self.membership.members[chosen[0]].info.kv_fingerprint
+        flight.num_cached = min(cached.get(chosen[0], 0), ask.num_tokens - 1)
+        if self.prefixes is not None and prefix is not None:
+            for instance_id in chosen:
+                hashes = prefix.hashes(self.membership.members[instance_id].info)
+                self.prefixes.index.expect(instance_id, hashes, time.monotonic())
         return route
+
+    def _look_up(self, flight: Flight) -> tuple[PromptPrefix | None, dict[str, int]]:
+        """How much of the request's tokens is in whose prefix cache."""
+        if self.prefixes is None:
+            return None, {}
+        prefix = PromptPrefix(flight.machine.request, flight.machine.tokens)
+        members = self.membership.members.values()
+        infos = [m.info for m in members if m.is_connected and m.info.model == flight.model]
+        return prefix, prefix.cached_tokens(self.prefixes.index, infos, time.monotonic())
 
     def _choose(self, model: str, fingerprint: str, facts: RequestFacts) -> Route:
         snapshot = view_fleet(self.membership, self._accounts, model, fingerprint)
@@ -331,4 +374,4 @@ class Fleet:
         flight.assigned = machine.instances
         queued_at = machine.prefill if machine.phase in _PREFILLING else None
         num_tokens = len(machine.request.prompt_token_ids) + len(machine.tokens)
-        self._accounts.assign(id(flight), flight.assigned, queued_at, num_tokens)
+        self._accounts.assign(id(flight), flight.assigned, queued_at, num_tokens, flight.num_cached)

@@ -25,7 +25,7 @@ from common.metrics import Metrics
 from proxy.admin import ADMIN_PATHS, add_admin, add_pages
 from proxy.choreography import Limits
 from proxy.membership import Membership, Timing
-from proxy.policy import POLICIES
+from proxy.policies import POLICIES
 from proxy.relay import Fleet
 from proxy.status import register_metrics
 from proxy.texts import Texts

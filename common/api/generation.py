@@ -172,6 +172,7 @@ class Generation:
             sampling=with_seed(self._params[prompt_index], choice),
             priority=self._priority(),
             cache_salt=self._cache_salt(),
+            session_id=self._info.session_id,
         )
         text = ChoiceText(
             number,

@@ -29,13 +29,14 @@ from common.errors import Unavailable
 from common.http_server import bind, serve_app, url_of
 from common.instance.outbox import Send
 from common.instance.parts import EngineParts, build_engine, pin_to_cores
+from common.instance.prefix_report import PrefixReports
 from common.instance.registration import Registration
 from common.instance.request_link import RequestLinks
 from common.metrics import Metrics
 from common.request import EngineRequest, TokenEvent
 from common.text import TextModel
 from common.version import VERSION
-from common.wire import InstanceInfo, Load, info_to_json
+from common.wire import InstanceInfo, Load, WatchPrefixes, info_to_json
 
 log = logging.getLogger(__name__)
 
@@ -106,11 +107,12 @@ class _Instance:
         self._client = DrainingClient(LocalEngine(parts.driver, parts.card), self._is_alive)
         self._links = RequestLinks(
             "tcp://127.0.0.1:0",
-            on_message=lambda peer, message: self._worker.handle(peer, message),
-            on_peer_lost=lambda peer: self._worker.peer_lost(peer),
+            on_message=self._on_message,
+            on_peer_lost=self._on_peer_lost,
             load=self._load,
         )
         self._worker: Worker = await make_worker(config, parts, self._identity, self._links.send)
+        self._prefixes = PrefixReports(parts.driver, self._links.send, self._identity.incarnation)
         info = self._info()
         app = self._app(info)
         self._links.start(info)
@@ -121,10 +123,21 @@ class _Instance:
         finally:
             if registration is not None:
                 await registration.close()
+            await self._prefixes.close()
             await self._worker.close()
             await self._links.close()
             await parts.driver.stop()
             parts.cache.close()
+
+    def _on_message(self, peer: bytes, message: Any) -> None:
+        if isinstance(message, WatchPrefixes):
+            self._prefixes.watch(peer)
+        else:
+            self._worker.handle(peer, message)
+
+    def _on_peer_lost(self, peer: bytes) -> None:
+        self._prefixes.forget(peer)
+        self._worker.peer_lost(peer)
 
     def _info(self) -> InstanceInfo:
         parts, config = self._parts, self._config

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.policies import POLICIES
 from proxy.policy import (
-    POLICIES,
     InstanceView,
     NoInstance,
     Pair,
