@@ -28,7 +28,8 @@ def enforced(
     if whole is wanted:
         return content
     tag = {"type": "structural_tag", "format": whole}
-    return Constraint("structural_tag", json.dumps(tag, ensure_ascii=False))
+    field = content.field if content and rules.mode == "none" else "tools"
+    return Constraint("structural_tag", json.dumps(tag, ensure_ascii=False), field)
 
 
 def _behind_reasoning(wanted: Spec, marks: ReasoningFormat | None, prompt_end: str) -> Spec:

@@ -42,13 +42,13 @@ def main() -> None:
     except BadRequest as error:
         _answer({"error": error.message})
         return
-    special_ids = _special_ids(opening["tokenizer"])
+    special = special_ids(tokens, opening["tokenizer"])
     os.nice(NICE)
     _limit_memory()
     _answer({"ready": True})
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_REAL, ALARM_S)  # the default action ends the process
-        _answer(_check(tokens, special_ids, json.loads(line)))
+        _answer(_check(tokens, special, json.loads(line)))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
@@ -81,9 +81,11 @@ def _try_out(tokens: LLTokenizer, grammar: str) -> None:
             return
 
 
-def _special_ids(tokenizer_json: str) -> dict[str, int]:
+def special_ids(tokens: LLTokenizer, tokenizer_json: str) -> dict[str, int]:
+    """Those that llguidance never spells: all that the tokenizer calls special, and added ones in
+    angle brackets (`<tool_call>`, `<think>`)."""
     added = json.loads(tokenizer_json).get("added_tokens", [])
-    return {token["content"]: token["id"] for token in added if token.get("special")}
+    return {each["content"]: each["id"] for each in added if tokens.is_special_token(each["id"])}
 
 
 def _limit_memory() -> None:
