@@ -19,7 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.api import protocol
+from common.api.anthropic.endpoints import count_tokens, create_message
 from common.api.anthropic.errors import is_messages_path, messages_error
+from common.api.anthropic.protocol import CountTokensRequest, MessagesRequest
 from common.api.chat import create_chat_completion
 from common.api.completions import create_completion
 from common.api.errors import error_response, http_error
@@ -105,6 +107,8 @@ def _add_generation(app: FastAPI, service: Service) -> None:
     _post(app, "/v1/completions", create_completion, service, protocol.CompletionRequest)
     invocation = (protocol.ChatRequest, protocol.CompletionRequest)
     _post(app, "/invocations", invoke, service, *invocation)
+    _post(app, "/v1/messages", create_message, service, MessagesRequest)
+    _post(app, "/v1/messages/count_tokens", count_tokens, service, CountTokensRequest)
     _post(app, "/tokenize", tokenize, service, protocol.TokenizePrompt, protocol.TokenizeChat)
     _post(app, "/detokenize", detokenize, service, protocol.DetokenizeRequest)
     if service.settings.show_tokenizer:

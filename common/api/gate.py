@@ -17,6 +17,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.api.anthropic.errors import is_messages_path
 from common.api.auth import KeyCheck
 from common.api.context import RequestInfo, attach, clean_label
 from common.api.disconnect import ClientGone
@@ -68,7 +69,10 @@ class Gate:
         async def send_labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
                 info.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_our_headers(info)]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    *_our_headers(info, scope["path"]),
+                ]
             elif is_head:
                 message["body"] = b""
             await send(message)
@@ -131,8 +135,11 @@ def _priority(value: bytes) -> int:
     return int(value)
 
 
-def _our_headers(info: RequestInfo) -> list[tuple[bytes, bytes]]:
-    headers = [(b"x-request-id", info.request_id.encode("latin-1"))]
+def _our_headers(info: RequestInfo, path: str) -> list[tuple[bytes, bytes]]:
+    label = info.request_id.encode("latin-1")
+    headers = [(b"x-request-id", label)]
+    if is_messages_path(path):
+        headers.append((b"request-id", label))  # where Anthropic's clients look
     if info.timings:
         stages = ", ".join(
             f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)};dur={seconds * 1000:.2f}"

@@ -5,12 +5,13 @@ import json
 from functools import cache
 
 import httpx
-import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.common.api.apps import MODEL, USER, InProcess, app_of, says
+
+jsonschema = pytest.importorskip("jsonschema")
 
 ENGINE = says("Hello 👍 world")
 APP = app_of(ENGINE, show_tokenizer=True, max_body_bytes=1 << 16)
@@ -137,7 +138,7 @@ def test_any_call_gets_what_is_documented(name, data):
 
 def test_a_good_call_of_each_is_answered():
     """The generators above do reach the answers, not only the refusals."""
-    found = {
+    found: dict[str, dict[str, object]] = {
         "/v1/chat/completions": {"messages": USER},
         "/v1/completions": {"prompt": "Hi"},
         "/invocations": {"prompt": "Hi"},
