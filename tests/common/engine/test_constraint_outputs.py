@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from common.request import Constraint
 from tests.common.engine.constrained import (
