@@ -1,8 +1,11 @@
 """/v1/responses through a real 1P1D topology: the same answers as chat, and nothing left behind."""
 
 import asyncio
+import json
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
 
 from tests.common.api.response_events import check_stream
@@ -49,6 +52,46 @@ async def converse(client):
     assert [item.content[0].text for item in items.data] == ["And of Spain?"]
 
 
+class Verdict(pydantic.BaseModel):
+    decision: Literal["yes", "no"]
+    certain: bool
+
+
+TOOL = {
+    "type": "function",
+    "name": "set_light",
+    "parameters": {
+        "type": "object",
+        "properties": {"on": {"type": "boolean"}},
+        "required": ["on"],
+        "additionalProperties": False,
+    },
+    "strict": True,
+}
+
+
+async def keep_to_the_form(client):
+    """Formats and forced calls hold from the first token, which P makes, to the last, of D."""
+    options = {"model": MODEL, "temperature": 1.5, "max_output_tokens": 200}
+    for seed in range(3):
+        parsed = await client.responses.parse(
+            input="Is it raining?", text_format=Verdict, extra_body={"seed": seed}, **options
+        )
+        assert parsed.status == "completed"
+        assert parsed.output_parsed.decision in ("yes", "no")
+        made = await client.responses.create(
+            input="Light, please.",
+            tools=[TOOL],
+            tool_choice="required",
+            parallel_tool_calls=False,
+            extra_body={"seed": seed},
+            **options,
+        )
+        (call,) = made.output
+        assert (call.type, call.name) == ("function_call", "set_light")
+        assert list(json.loads(call.arguments)) == ["on"]
+
+
 async def polled(client, response_id, *statuses):
     """The response when its status is another one than these."""
     for _ in range(600):
@@ -85,6 +128,7 @@ def test_responses_through_a_pair(tmp_path):
             )
             async with client:
                 await asyncio.wait_for(converse(client), 60)
+                await asyncio.wait_for(keep_to_the_form(client), 60)
                 await asyncio.wait_for(leave(client), 60)
                 await running.at_rest(timeout_s=3.0)
 
