@@ -1,14 +1,18 @@
 """Every format: the calls are found, whatever the pieces; what is no call stays text."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.api.settings import api_settings
 from common.api.tools.deltas import CallDelta, ContentDelta
 from common.api.tools.formats import BY_NAME, FORMATS, detect
+from common.config import ProxyConfig
+from common.errors import ConfigError
 from tests.common.api.tool_texts import (
     DEEPSEEK_V3,
     DEEPSEEK_V31,
@@ -308,6 +312,12 @@ def test_vllms_names_are_known():
         "hermes llama3_json llama4_json llama4_pythonic pythonic mistral deepseek_v3 deepseek_v31"
     )
     assert set(known.split()) <= set(BY_NAME)
+
+
+@pytest.mark.parametrize("flag", ["tool_call_parser", "reasoning_parser"])
+def test_an_unknown_name_on_the_command_line_is_a_clear_error(flag):
+    with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')}: 'nope' is not known"):
+        api_settings(replace(ProxyConfig(), **{flag: "nope"}))
 
 
 def test_long_arguments_cost_linear_time():
