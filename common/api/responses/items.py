@@ -117,7 +117,13 @@ def read_input(given: Any, find: Callable[[str], Item | None]) -> list[Item]:
         raise BadRequest("input: must be a string or a list of items", "input")
     if len(given) > MAX_ITEMS:
         raise BadRequest(f"input: at most {MAX_ITEMS} items are allowed", "input")
-    return [_read(raw, f"input[{n}]", find) for n, raw in enumerate(given)]
+    items: dict[str, Item] = {}
+    for n, raw in enumerate(given):
+        item = _read(raw, f"input[{n}]", find)
+        if item.id in items:  # cursors of pages would go round in circles
+            raise BadRequest(f"input[{n}].id: {item.id!r} is there twice", f"input[{n}].id")
+        items[item.id] = item
+    return list(items.values())
 
 
 def _read(raw: Any, where: str, find: Callable[[str], Item | None]) -> Item:

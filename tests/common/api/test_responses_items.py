@@ -175,11 +175,15 @@ def test_an_output_needs_its_call():
 
 def test_references_are_looked_up():
     (item,) = read([{"role": "user", "content": "x", "id": "msg_1"}])
-    found = read_input(
-        [{"type": "item_reference", "id": "msg_1"}, {"id": "msg_1", "type": None}],
-        {"msg_1": item}.get,
-    )
-    assert found == [item, item]
+    for reference in ({"type": "item_reference", "id": "msg_1"}, {"id": "msg_1", "type": None}):
+        assert read_input([reference], {"msg_1": item}.get) == [item]
+
+
+def test_an_id_stands_for_one_item():
+    twice = [{"role": "user", "content": text, "id": "msg_1"} for text in "ab"]
+    with pytest.raises(BadRequest, match="twice") as caught:
+        read(twice)
+    assert caught.value.param == "input[1].id"
 
 
 def test_shortening_keeps_the_start_and_the_last_turn():
