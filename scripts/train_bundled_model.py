@@ -19,6 +19,7 @@ import torch
 from scripts.bundled_model.documents import tokenizer_texts
 from scripts.bundled_model.evaluate import accuracy_table
 from scripts.bundled_model.export import save_checkpoint
+from scripts.bundled_model.initialise import initialise
 from scripts.bundled_model.network import Network, NetworkShape
 from scripts.bundled_model.readme import readme
 from scripts.bundled_model.tokenizer import train_tokenizer
@@ -56,6 +57,7 @@ def main() -> None:
     texts = tokenizer_texts(Random(arguments.seed), TOKENIZER_SAMPLES)
     tokenizer = train_tokenizer(texts, shape.vocab_size)
     network = Network(shape)
+    initialise(network)
     print(f"{sum(p.numel() for p in network.parameters())} parameters", flush=True)
 
     started = time.monotonic()

@@ -161,11 +161,11 @@ def statements(rng: Random) -> str:
 def plain_text(rng: Random, budget: int) -> str:
     """A text without chat turns."""
     kinds: list[tuple[float, Callable[[], str]]] = [
-        (0.5, lambda: statements(rng)),
-        (0.13, lambda: story(rng, names.person(rng), rng.choice(names.ANIMALS))),
+        (0.68, lambda: statements(rng)),
+        (0.12, lambda: story(rng, names.person(rng), rng.choice(names.ANIMALS))),
         (0.1, lambda: program(rng)),
-        (0.17, lambda: sequence(rng)),
-        (0.1, lambda: notes_document(rng, rng.randint(2, max(2, budget // TOKENS_PER_NOTE)))),
+        (0.05, lambda: sequence(rng)),
+        (0.05, lambda: notes_document(rng, rng.randint(2, max(2, budget // TOKENS_PER_NOTE)))),
     ]
     (compose,) = rng.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])
     return compose()
@@ -181,9 +181,26 @@ def plain_document(rng: Random, tokenizer: Tokenizer, budget: int) -> Document:
     return Document(document.ids[:budget], document.is_target[:budget])
 
 
-def compose(rng: Random, tokenizer: Tokenizer, budget: int) -> Document:
-    """One training document of at most budget tokens."""
-    if rng.random() < 0.14:
+def echo_document(rng: Random, tokenizer: Tokenizer, budget: int) -> Document:
+    """Random tokens said twice or more; only what can be copied is a target.
+
+    The shortest way to attention that looks up what followed the last time. Notes, tools and
+    names all build on it, and from chats alone it emerges late.
+    """
+    once = [
+        rng.randrange(3, tokenizer.get_vocab_size()) for _ in range(rng.randint(4, budget // 2))
+    ]
+    document = Document(list(once), [False] * len(once))
+    document.extend(once * (budget // len(once)), True)
+    return Document(document.ids[:budget], document.is_target[:budget])
+
+
+def compose(rng: Random, tokenizer: Tokenizer, budget: int, echo_share: float) -> Document:
+    """One training document of at most budget tokens, with this probability an echo."""
+    kind = rng.random()
+    if kind < echo_share:
+        return echo_document(rng, tokenizer, budget)
+    if kind > 0.93:
         return plain_document(rng, tokenizer, budget)
     return chat_document(rng, tokenizer, budget)
 

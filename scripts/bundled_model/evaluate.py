@@ -37,6 +37,7 @@ from scripts.bundled_model.tools import (
     weather_result,
     weather_tool,
 )
+from scripts.bundled_model.train import padded
 from scripts.bundled_model.turns import Exchange, Turn, exchange
 
 CASES = 100  # per category whose cases are drawn at random
@@ -190,12 +191,8 @@ def correct(network: Network, documents: list[Document]) -> int:
     ordered = sorted(documents, key=lambda document: len(document.ids))
     for start in range(0, len(ordered), ROWS):
         rows = ordered[start : start + ROWS]
-        longest = len(rows[-1].ids)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        is_target = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for number, row in enumerate(rows):
-            ids[number, : len(row.ids)] = torch.tensor(row.ids)
-            is_target[number, : len(row.ids)] = torch.tensor(row.is_target)
+        batch = padded(rows)
+        ids, is_target = batch.ids, batch.is_target
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = F.linear(network.hidden(ids)[:, :-1], network.model.embed_tokens.weight)
         is_right = (logits.argmax(-1) == ids[:, 1:]) | ~is_target[:, 1:]

@@ -23,7 +23,7 @@ class NetworkShape:
     vocab_size: int = 3072
     hidden_size: int = 256
     intermediate_size: int = 512
-    num_layers: int = 5
+    num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
     head_dim: int = 64
@@ -145,17 +145,6 @@ class Network(nn.Module):
         cos, sin = rope_tables(shape)
         self.register_buffer("cos", cos.bfloat16(), persistent=False)
         self.register_buffer("sin", sin.bfloat16(), persistent=False)
-        self.initialise()
-
-    def initialise(self) -> None:
-        """Normal weights; the two projections into the residual stream start smaller."""
-        residual_scale = (2 * self.shape.num_layers) ** -0.5
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                continue
-            small = name.endswith(("o_proj.weight", "down_proj.weight"))
-            deviation = 0.02 if "embed" in name else self.shape.hidden_size**-0.5
-            nn.init.normal_(parameter, std=deviation * (residual_scale if small else 1.0))
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Normalised last hidden states [rows, tokens, hidden] of ids [rows, tokens]."""

@@ -744,7 +744,7 @@ def day_topics() -> list[Topic]:
 
 def number_topics() -> list[Topic]:
     """How many of something there are, numbers as words, superlatives."""
-    words = [{"x": facts.number_word(n), "y": str(n)} for n in range(101)]
+    words = [{"x": facts.number_word(n), "y": str(n)} for n in (*range(21), *range(30, 101, 10))]
     return [
         Topic(
             "count",

@@ -225,7 +225,7 @@ def copied_text(rng: Random, longest: int) -> str:
 
 def copy(rng: Random) -> Exchange:
     """Repeat a given text."""
-    text = copied_text(rng, rng.choice((4, 12, 12, 40)))
+    text = copied_text(rng, rng.choice((4, 8, 12, 30)))
     return exchange(rng.choice(COPY_FORMS).replace("|", "\n").format(x=text), text)
 
 
@@ -422,13 +422,13 @@ def coding(rng: Random) -> Exchange:
 
 
 SKILLS = {
-    fact: 0.46,
-    sums: 0.12,
-    copy: 0.11,
-    chatter: 0.12,
-    unknown: 0.06,
-    number_list: 0.03,
-    listing: 0.04,
-    storytelling: 0.03,
-    coding: 0.03,
+    fact: 0.58,
+    sums: 0.13,
+    copy: 0.09,
+    chatter: 0.09,
+    unknown: 0.05,
+    number_list: 0.012,
+    listing: 0.025,
+    storytelling: 0.01,
+    coding: 0.013,
 }

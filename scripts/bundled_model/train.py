@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -10,13 +10,16 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from scripts.bundled_model.documents import compose
+from scripts.bundled_model.documents import Document, compose
 from scripts.bundled_model.network import Network
 
 TOKENS_PER_STEP = 4096
 # Budget of a batch's documents, in tokens, and how often such a batch is drawn. Short ones teach
-# most facts per second; long ones teach positions up to the context length.
-BUDGETS = {64: 0.30, 128: 0.17, 256: 0.25, 512: 0.20, 1024: 0.05, 2048: 0.03}
+# most facts per second; long ones teach positions up to the context length, and come later.
+SHORT_BUDGETS = {64: 0.5, 128: 0.3, 256: 0.2}
+BUDGETS = {64: 0.30, 128: 0.17, 256: 0.25, 512: 0.21, 1024: 0.05, 2048: 0.02}
+SHORT_UNTIL = 0.3  # share of the steps
+ECHO_UNTIL = 0.1
 WARM_UP = 0.03  # share of the steps
 FINAL_RATE = 0.02  # of the peak learning rate
 LOG_EVERY_S = 20.0
@@ -40,19 +43,24 @@ class Batch:
     is_target: Tensor
 
 
-def batches(seed: int, tokenizer: Tokenizer) -> Iterator[Batch]:
-    """Batches without end, the same for the same seed."""
-    rng = Random(seed)
-    while True:
-        (budget,) = rng.choices(list(BUDGETS), list(BUDGETS.values()))
-        rows = [compose(rng, tokenizer, budget) for _ in range(TOKENS_PER_STEP // budget)]
-        longest = max(len(row.ids) for row in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        is_target = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for number, row in enumerate(rows):
-            ids[number, : len(row.ids)] = torch.tensor(row.ids)
-            is_target[number, : len(row.ids)] = torch.tensor(row.is_target)
-        yield Batch(ids, is_target)
+def padded(rows: Sequence[Document]) -> Batch:
+    """The documents as one batch."""
+    longest = max(len(row.ids) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    is_target = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        ids[number, : len(row.ids)] = torch.tensor(row.ids)
+        is_target[number, : len(row.ids)] = torch.tensor(row.is_target)
+    return Batch(ids, is_target)
+
+
+def next_batch(rng: Random, tokenizer: Tokenizer, progress: float) -> Batch:
+    """A batch for this share of the training: first much echoing, and short texts for a while."""
+    budgets = SHORT_BUDGETS if progress < SHORT_UNTIL else BUDGETS
+    (budget,) = rng.choices(list(budgets), list(budgets.values()))
+    echo_share = 0.2 if progress < ECHO_UNTIL else 0.02
+    num_rows = TOKENS_PER_STEP // budget
+    return padded([compose(rng, tokenizer, budget, echo_share) for _ in range(num_rows)])
 
 
 def optimizers(network: Network, learning_rate: float) -> list[torch.optim.Optimizer]:
@@ -83,12 +91,14 @@ def train(network: Network, tokenizer: Tokenizer, plan: Plan) -> int:
     """Train the network in place; returns the number of steps taken. Prints progress."""
     chosen = optimizers(network, plan.learning_rate)
     started = logged = time.monotonic()
-    step, progress, recent = 0, 0.0, 0.0
-    for batch in batches(plan.seed, tokenizer):
+    rng = Random(plan.seed)
+    step, recent = 0, 0.0
+    while True:
         elapsed_s = time.monotonic() - started
         progress = step / plan.steps if plan.steps else elapsed_s / (60 * plan.minutes)
         if progress >= 1.0:
             break
+        batch = next_batch(rng, tokenizer, progress)
         loss = train_step(network, batch, chosen, plan.learning_rate * rate_at(progress))
         step += 1
         recent = loss if step == 1 else 0.97 * recent + 0.03 * loss
