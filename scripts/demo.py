@@ -22,7 +22,7 @@ async def run(url: str, model: str, api_key: str | None) -> int:
         async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
             await _chat(session, url, model, "What is the capital of France?")
             await _streamed_chat(session, url, model, "Who wrote Hamlet?")
-            await _completion(session, url, model, "The days of the week are")
+            await _completion(session, url, model, "The capital of Japan is")
     except (aiohttp.ClientError, asyncio.TimeoutError, _NoAnswer) as error:
         print(f"demo failed: {error or type(error).__name__}")
         return 1
@@ -72,7 +72,7 @@ async def _streamed_chat(
 
 
 async def _completion(session: aiohttp.ClientSession, url: str, model: str, prompt: str) -> None:
-    body = {"model": model, "prompt": prompt, "max_tokens": 32, "temperature": 0}
+    body = {"model": model, "prompt": prompt, "max_tokens": 16, "temperature": 0, "stop": "."}
     async with session.post(f"{url}/v1/completions", json=body) as answer:
         _show("completion", prompt, (await _json(answer))["choices"][0]["text"])
         print(f"   {_waterfall(answer)}\n", flush=True)

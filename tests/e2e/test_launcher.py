@@ -97,6 +97,7 @@ def test_the_demo_answers_and_ends(up):
     assert process.returncode == 0, said
     assert "Paris" in said
     assert "Shakespeare" in said
+    assert "Tokyo" in said
     assert re.search(r"TTFT: .*prefill [0-9.]+ ms", said), said
 
 
