@@ -13,7 +13,8 @@ from common.api.prompts import chat_prompt
 from common.api.protocol import Message, TemplateFields
 from common.api.reasoning.effort import effort_variables
 from common.api.responses.calls import template_tools
-from common.api.responses.items import MAX_ITEMS, Item, messages_of
+from common.api.responses.items import MAX_ITEMS, Item
+from common.api.responses.messages import messages_of
 from common.api.responses.protocol import ConversationFields
 from common.errors import BadRequest
 from common.text import TextModel

@@ -2,7 +2,8 @@
 
 import pytest
 
-from common.api.responses.items import messages_of, read_input
+from common.api.responses.items import read_input
+from common.api.responses.messages import messages_of
 from common.api.responses.pages import Page, page_of
 from common.api.responses.prompt import shortened
 from common.errors import BadRequest
