@@ -73,7 +73,7 @@ def streamed(client, **ask):
         "tool_calls": [],
         "finish_reason": None,
     }
-    for chunk in client.chat.completions.create(model=MODEL, stream=True, **ask):
+    for chunk in client.chat.completions.create(**{"model": MODEL, **ask}, stream=True):
         delta = chunk.choices[0].delta
         message["content"] += delta.content or ""
         reasoning = getattr(delta, "reasoning", None) or ""
@@ -92,7 +92,7 @@ def streamed(client, **ask):
 
 def whole(client, **ask):
     """The same of an answer that is not streamed."""
-    choice = client.chat.completions.create(model=MODEL, **ask).choices[0]
+    choice = client.chat.completions.create(**{"model": MODEL, **ask}).choices[0]
     calls = choice.message.tool_calls or []
     assert all(call.type == "function" and call.id for call in calls)
     return {

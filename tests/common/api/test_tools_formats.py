@@ -1,7 +1,6 @@
 """Every format: the calls are found, whatever the pieces; what is no call stays text."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -314,10 +313,16 @@ def test_vllms_names_are_known():
     assert set(known.split()) <= set(BY_NAME)
 
 
-@pytest.mark.parametrize("flag", ["tool_call_parser", "reasoning_parser"])
-def test_an_unknown_name_on_the_command_line_is_a_clear_error(flag):
-    with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')}: 'nope' is not known"):
-        api_settings(replace(ProxyConfig(), **{flag: "nope"}))
+@pytest.mark.parametrize(
+    ("config", "flag"),
+    [
+        (ProxyConfig(tool_call_parser="nope"), "--tool-call-parser"),
+        (ProxyConfig(reasoning_parser="nope"), "--reasoning-parser"),
+    ],
+)
+def test_an_unknown_name_on_the_command_line_is_a_clear_error(config, flag):
+    with pytest.raises(ConfigError, match=f"{flag}: 'nope' is not known"):
+        api_settings(config)
 
 
 def test_long_arguments_cost_linear_time():
