@@ -11,15 +11,20 @@ from typing import Any
 from common.api.dialect import Dialect
 from common.api.reasoning.formats import ReasoningFormat
 from common.api.tools.choice import CallRules, Spec, call_format
+from common.errors import BadRequest
 from common.request import Constraint
 
 _MAX_SPACE = 8  # characters of white space between reasoning and answer
+_MAX_CHARS = 512 << 10
 
 
 def enforced(
     rules: CallRules, dialect: Dialect, prompt_end: str, content: Constraint | None = None
 ) -> Constraint | None:
-    """`content`: what an answer without calls must be. None: the model may say what it likes."""
+    """`content`: what an answer without calls must be. None: the model may say what it likes.
+
+    Raises BadRequest naming the tools if there is too much to enforce.
+    """
     wanted = None if content is None else _as_format(content)
     found = call_format(rules, dialect.calls, wanted)
     if found is None:
@@ -27,9 +32,11 @@ def enforced(
     whole = _behind_reasoning(found, dialect.reasoning, prompt_end)
     if whole is wanted:
         return content
-    tag = {"type": "structural_tag", "format": whole}
+    text = _dumped({"type": "structural_tag", "format": whole})
     field = content.field if content and rules.mode == "none" else "tools"
-    return Constraint("structural_tag", json.dumps(tag, ensure_ascii=False), field)
+    if len(text) > _MAX_CHARS:
+        raise BadRequest("the schemas are too large to be enforced", field)
+    return Constraint("structural_tag", text, field)
 
 
 def _behind_reasoning(wanted: Spec, marks: ReasoningFormat | None, prompt_end: str) -> Spec:
@@ -45,6 +52,13 @@ def _behind_reasoning(wanted: Spec, marks: ReasoningFormat | None, prompt_end: s
     space = {"type": "regex", "pattern": rf"\s{{0,{_MAX_SPACE}}}"}
     whole: Spec = {"type": "sequence", "elements": [reasoning, space, wanted]}
     return whole if is_open else {"type": "or", "elements": [whole, wanted]}
+
+
+def _dumped(tag: Spec) -> str:
+    try:
+        return json.dumps(tag)
+    except RecursionError:
+        raise BadRequest("a schema is nested too deeply", "tools") from None
 
 
 def _as_format(constraint: Constraint) -> Spec:

@@ -14,7 +14,7 @@ from common.api.generation import Prompt
 from common.api.protocol import CompletionRequest, Message, SamplingFields, TemplateFields
 from common.api.sampling import check_token_ids
 from common.api.settings import ApiSettings
-from common.api.tools.history import takes_text_arguments
+from common.api.tools.history import shown_id, takes_text_arguments
 from common.chat_template import ChatTemplate, TemplateRefused
 from common.errors import BadRequest, ContextLengthExceeded
 from common.text import TextModel
@@ -76,13 +76,13 @@ def _as_template_sees(message: Message, template: ChatTemplate) -> dict[str, Any
     if message.name is not None:
         seen["name"] = message.name
     if message.tool_call_id is not None:
-        seen["tool_call_id"] = message.tool_call_id
+        seen["tool_call_id"] = shown_id(template, message.tool_call_id)
     if reasoning := message.reasoning or message.reasoning_content:
         seen["reasoning"] = seen["reasoning_content"] = reasoning
     if message.tool_calls:
         seen["tool_calls"] = [
             {
-                "id": call.id,
+                "id": shown_id(template, call.id),
                 "type": "function",
                 "function": {
                     "name": call.function.name,

@@ -175,7 +175,7 @@ class FunctionCall(Body):
     def parsed_arguments(self) -> Any:
         """As an object if it is one: templates write it as JSON themselves."""
         try:
-            value = json.loads(self.arguments)
+            value = json.loads(self.arguments or "{}")
         except ValueError:
             return self.arguments
         return value if isinstance(value, dict) else self.arguments

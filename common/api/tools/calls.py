@@ -98,12 +98,15 @@ def _whole_call(
     writer: Writer, name: str | None, values: dict[str, str], names: frozenset[str] | None
 ) -> bool:
     arguments = values.get("arguments", values.get("parameters", "{}"))
-    if name is None and (function := decoded(values.get("function", ""))):
-        if isinstance(function, str):
-            name = function
-        elif isinstance(function, dict) and isinstance(function.get("name"), str):
-            name = function["name"]
+    function = decoded(values.get("function", "")) if name is None else None
+    if isinstance(function, str):
+        name = function
+    elif isinstance(function, dict) and isinstance(function.get("name"), str):
+        name = function["name"]
+        try:
             arguments = encoded(function.get("arguments", function.get("parameters", {})))
+        except ValueError:
+            return False
     if not name or (names is not None and name not in names):
         return False
     value = decoded(arguments)

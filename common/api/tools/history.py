@@ -1,7 +1,9 @@
-"""How a chat template takes the arguments of earlier calls: as a mapping, or as JSON text."""
+"""How a chat template takes earlier calls: arguments as a mapping or as JSON text, and ids."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +11,7 @@ from common.chat_template import ChatTemplate
 from common.errors import BadRequest
 
 _KEY = "probe_key"
+_SHORT_IDS = re.compile(r"length\s*[!=]=\s*9\b")  # Mistral's templates check for it
 _TOOL = {
     "type": "function",
     "function": {
@@ -26,6 +29,13 @@ def takes_text_arguments(template: ChatTemplate) -> bool:
     if f'"{_KEY}"' in _rendered(template, {_KEY: 1}):
         return False
     return f'"{_KEY}"' in _rendered(template, f'{{"{_KEY}": 1}}')
+
+
+def shown_id(template: ChatTemplate, call_id: str) -> str:
+    """A call's id as the template takes it: some refuse all but nine letters and digits."""
+    if not _SHORT_IDS.search(template.source) or re.fullmatch("[a-zA-Z0-9]{9}", call_id):
+        return call_id
+    return hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
 def _rendered(template: ChatTemplate, arguments: object) -> str:

@@ -147,6 +147,12 @@ def test_pythonic(text, content, calls):
         ),
         (
             "hermes",
+            '<tool_call>{"function": {"name": "f", "arguments": {"x": 1e999}}}</tool_call>',
+            None,
+            [],
+        ),
+        (
+            "hermes",
             f'<tool_call>no <tool_call>{{"name": "f", "arguments": {PARIS}}}</tool_call>',
             "<tool_call>no",
             [("f", PARIS)],

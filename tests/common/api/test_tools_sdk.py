@@ -183,6 +183,20 @@ def test_history_is_rendered_with_arguments_as_text_where_the_template_joins_the
         assert f"get_weather<｜tool▁sep｜>{PARIS}" in prompt_of(engine, DEEPSEEK)
 
 
+def test_ids_in_history_are_made_short_where_the_template_wants_it():
+    picky = (
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}{% if c.id|length != 9 %}"
+        "{{ raise_exception('ids must have 9 characters') }}{% endif %}({{ c.id }}){% endfor %}"
+        "{% if m.tool_call_id %}({{ m.tool_call_id }}){% endif %}{% endfor %}"
+    )
+    with speaking("x", picky) as (client, engine):
+        whole(client, messages=history("call_0123456789"), tools=TOOLS)
+        call, result = prompt_of(engine, picky).strip("()").split(")(")
+        assert call == result and len(call) == 9
+        whole(client, messages=history("abcdefghi"), tools=TOOLS)
+        assert prompt_of(engine, picky) == "(abcdefghi)(abcdefghi)"
+
+
 def test_the_old_spelling_of_tools():
     call = f'<tool_call>\n{{"name": "get_weather", "arguments": {PARIS}}}\n</tool_call>'
     old = {"functions": [WEATHER["function"]], "function_call": "auto"}
