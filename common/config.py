@@ -69,6 +69,9 @@ class ServeConfig:
         "", "how KV blocks travel: shm, nixl, shared_storage or an installed one; default shm"
     )
     kv_transfer_config: str = option("", "the same as JSON, as vLLM users know it", metavar="JSON")
+    kv_events_config: str = option(
+        "", "publish KV cache events: JSON as vLLM users know it", metavar="JSON"
+    )
     kv_storage_dir: str = option("", "directory of the shared_storage connector", metavar="DIR")
     kv_lease_s: float = option(
         10.0, "seconds a prefill instance holds blocks for a silent reader", metavar="S"

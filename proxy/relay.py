@@ -73,6 +73,7 @@ class Counts:
     migrations: int = 0  # attempts after the first
     lost_instances: int = 0
     stray_events: int = 0  # tokens of attempts that are over
+    cached_tokens: int = 0  # of prompts, at the instances that they were sent to by prefix
     rejections: dict[str, int] = field(default_factory=dict)  # by error code
 
 
@@ -293,6 +294,7 @@ class Fleet:
         chosen = (route.prefill, route.decode) if isinstance(route, Pair) else (route.instance,)
         flight.kv_fingerprint = self.membership.members[chosen[0]].info.kv_fingerprint
         flight.num_cached = min(cached.get(chosen[0], 0), ask.num_tokens - 1)
+        self.counts.cached_tokens += flight.num_cached
         if self.prefixes is not None and prefix is not None:
             for instance_id in chosen:
                 hashes = prefix.hashes(self.membership.members[instance_id].info)

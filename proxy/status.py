@@ -35,6 +35,7 @@ def describe_fleet(fleet: Fleet) -> dict[str, Any]:
         "requests_in_flight": fleet.num_in_flight,
         "counts": asdict(fleet.counts),
         "instances": describe_instances(fleet),
+        "prefixes": _describe_prefixes(fleet),
         "watched": [
             {"address": t.address, "source": t.source, "complaint": t.complaint}
             for t in membership.targets.values()
@@ -88,6 +89,19 @@ def register_metrics(metrics: Metrics, fleet: Fleet) -> None:
         "Registry messages that were no messages, or not believed.",
         lambda: fleet.membership.num_refused + _num_garbage(fleet),
     )
+
+
+def _describe_prefixes(fleet: Fleet) -> dict[str, int] | None:
+    """None: no policy asks for them."""
+    if fleet.prefixes is None:
+        return None
+    return {
+        "instances_followed": fleet.prefixes.num_followed,
+        "blocks": fleet.prefixes.index.num_blocks,
+        "blocks_left_out": fleet.prefixes.index.num_ignored,
+        "resets": fleet.prefixes.num_resets,
+        "cached_tokens_routed": fleet.counts.cached_tokens,
+    }
 
 
 def _count_instances(fleet: Fleet) -> dict[tuple[str, ...], float]:

@@ -27,6 +27,8 @@ from common.engine.local import LocalEngine
 from common.engine_client import ModelCard
 from common.errors import Unavailable
 from common.http_server import bind, serve_app, url_of
+from common.instance.kv_events import KVEventPublisher
+from common.instance.kv_events_config import kv_events_config
 from common.instance.outbox import Send
 from common.instance.parts import EngineParts, build_engine, pin_to_cores
 from common.instance.prefix_report import PrefixReports
@@ -78,6 +80,7 @@ MakeWorker = Callable[[ServeConfig, EngineParts, Identity, Send], Awaitable[Work
 def run_instance(config: ServeConfig, make_worker: MakeWorker) -> int:
     """Blocks until a signal ends it; the exit status. Raises ConfigError before anything serves."""
     settings = api_settings(config)
+    kv_events_config(config.kv_events_config)  # refused before a model is loaded
     pin_to_cores(config)
     listener = bind(config.host, config.port)  # first: a port in use should not cost a model load
     parts = build_engine(config)
@@ -103,6 +106,7 @@ class _Instance:
 
     async def run(self, make_worker: MakeWorker) -> None:
         parts, config = self._parts, self._config
+        self._kv_events = self._publisher()
         parts.driver.start(asyncio.get_running_loop())
         self._client = DrainingClient(LocalEngine(parts.driver, parts.card), self._is_alive)
         self._links = RequestLinks(
@@ -112,7 +116,14 @@ class _Instance:
             load=self._load,
         )
         self._worker: Worker = await make_worker(config, parts, self._identity, self._links.send)
-        self._prefixes = PrefixReports(parts.driver, self._links.send, self._identity.incarnation)
+        self._prefixes = PrefixReports(
+            parts.driver,
+            self._links.send,
+            self._identity.incarnation,
+            always=self._kv_events is not None,
+        )
+        if self._kv_events is not None:
+            self._kv_events.start(parts.driver)
         info = self._info()
         app = self._app(info)
         self._links.start(info)
@@ -126,8 +137,17 @@ class _Instance:
             await self._prefixes.close()
             await self._worker.close()
             await self._links.close()
+            if self._kv_events is not None:
+                await self._kv_events.close()
             await parts.driver.stop()
             parts.cache.close()
+
+    def _publisher(self) -> KVEventPublisher | None:
+        config = kv_events_config(self._config.kv_events_config)
+        if config is None:
+            return None
+        medium = "GPU" if self._parts.cache.device.type == "cuda" else "CPU"
+        return KVEventPublisher(config, block_size=self._config.block_size, medium=medium)
 
     def _on_message(self, peer: bytes, message: Any) -> None:
         if isinstance(message, WatchPrefixes):
@@ -173,6 +193,10 @@ class _Instance:
         @app.get("/instance", include_in_schema=False)
         async def instance() -> Response:
             return Response(info_to_json(info), media_type="application/json")
+
+        @app.get("/kv_event_sources", include_in_schema=False)
+        async def kv_event_sources() -> JSONResponse:
+            return JSONResponse([] if self._kv_events is None else self._kv_events.sources())
 
         @app.get("/debug/kv", include_in_schema=False)
         async def ledger() -> JSONResponse:
