@@ -36,7 +36,7 @@ class KeyCheck:
                 return digest.hex()
         if not given:
             raise InvalidApiKey("an API key is needed: send 'Authorization: Bearer KEY'")
-        raise InvalidApiKey("this API key is not valid here")
+        raise InvalidApiKey("Incorrect API key provided")
 
 
 def _digest(key: bytes) -> bytes:

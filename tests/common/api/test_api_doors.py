@@ -90,6 +90,12 @@ def test_wrong_keys(headers):
     error_of(KEYED.get("/v1/models", headers=encoded), 401)
 
 
+def test_a_wrong_key_is_told_in_openais_words():
+    """LiteLLM looks for them to tell a wrong key from a bad request."""
+    response = KEYED.get("/v1/models", headers={"Authorization": "Bearer wrong"})
+    assert "Incorrect API key provided" in error_of(response, 401)["message"]
+
+
 def test_metrics_may_be_open_and_paths_may_guard_themselves():
     app = InProcess(
         says("x"), api_keys=("k",), open_metrics=True, own_guard_paths=frozenset({"/load"})
