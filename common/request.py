@@ -53,6 +53,7 @@ class SamplingParams(msgspec.Struct, frozen=True, array_like=True):
     logprobs: int | None = None  # None: off; 0: the chosen token's only; k: and the k best
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
+    logprob_token_ids: tuple[int, ...] = ()  # with logprobs: of these tokens, not of the best
 
     @property
     def is_greedy(self) -> bool:

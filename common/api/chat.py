@@ -40,7 +40,7 @@ async def create_chat_completion(service: Service, request: Request) -> Response
     model = service.resolve(ask.model)
     card, text = model
     info = info_of(request)
-    info.name(ask.request_id)
+    info.name(ask.request_id, ask.session_id)
     dialect = dialect_of(text, service.settings)
     rules = _call_rules(ask, service)
     prompt = await chat_prompt(
@@ -261,7 +261,7 @@ class _Chat:
             self._generation.text.vocabulary,
             of.token_ids,
             of.logprobs,
-            num_top=self._ask.top_logprobs or 0,
+            num_top=self._ask.num_top,
             as_ids=self._ask.return_tokens_as_token_ids,
         )
         return {"content": content, "refusal": None}

@@ -35,7 +35,7 @@ async def create_completion(service: Service, request: Request) -> Response:
     model = service.resolve(ask.model)
     card, text = model
     info = info_of(request)
-    info.name(ask.request_id)
+    info.name(ask.request_id, ask.session_id)
     prompts = [
         truncate(prompt, ask, card.max_model_len)
         for prompt in await completion_prompts(ask, text, info)
@@ -210,7 +210,7 @@ class _LogprobTable:
 
     def __init__(self, text: TextModel, ask: CompletionRequest) -> None:
         self._text = text
-        self._num_top = ask.logprobs or 0
+        self._num_top = ask.num_top
         self._as_ids = ask.return_tokens_as_token_ids
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprob | None] = []

@@ -23,7 +23,7 @@ class RequestInfo:
     is_named: bool = False  # by the client's header
     tenant: str = ""  # digest of the key it came with
     priority: int = 0  # of the X-Vllm-Priority header
-    session_id: str = ""  # of the X-Session-ID header: a label, never a key
+    session_id: str = ""  # a label for logs and routing, never a key
     started: float = field(default_factory=time.monotonic)
     status: int = 0
     body: dict[str, Any] | None = None  # read and decoded
@@ -34,8 +34,9 @@ class RequestInfo:
         default_factory=dict
     )  # seconds per stage until the first token
 
-    def name(self, label: str) -> None:
-        """The body's `request_id`, which the header's overrules."""
+    def name(self, label: str, session: str = "") -> None:
+        """The body's `request_id` and `session_id`, which the headers' overrule."""
+        self.session_id = self.session_id or clean_label(session)
         if not self.is_named and (cleaned := clean_label(label)):
             self.request_id = cleaned
             self.is_named = True

@@ -118,6 +118,9 @@ class SamplingFields(Body):
     truncate_prompt_tokens: int | None = Field(None, ge=-1, lt=1 << 31)
     truncation_side: Literal["left", "right"] = "left"
     prompt_logprobs: int | None = Field(None, ge=0)
+    logprob_token_ids: list[TokenId] | None = Field(
+        None, min_length=1, max_length=128, description="with logprobs: of these, not of the best"
+    )
     structured_outputs: dict[str, Any] | None = Field(
         None, description="one of json, regex, choice, grammar, json_object, structural_tag"
     )
@@ -148,7 +151,7 @@ class OpenAIFields(SamplingFields):
     priority: int | None = Field(None, ge=-(1 << 31), lt=1 << 31, description="lower runs first")
     cache_salt: Annotated[str, AfterValidator(_salt)] = Field("", max_length=128)
     request_id: str = Field("", max_length=256, description="a label for logs")
-    session_id: str = Field("", max_length=256, description="a label for logs")
+    session_id: str = Field("", max_length=256, description="a label for logs and routing")
     user: str = Field("", description=_UNUSED)
     response_format: dict[str, Any] | None = Field(
         None, description="text, json_object, json_schema or structural_tag"
@@ -314,13 +317,23 @@ class ChatRequest(OpenAIFields, TemplateFields):
             raise ValueError("top_logprobs is only allowed with logprobs: true")
         return self
 
+    @property
+    def num_top(self) -> int:
+        """Log-probabilities shown beside each token's own."""
+        return len(self.logprob_token_ids or ()) or self.top_logprobs or 0
+
 
 class CompletionRequest(OpenAIFields):
     prompt: Any = Field(description="string, list of strings, token ids, or list of token id lists")
     max_tokens: int | None = Field(None, ge=0, lt=1 << 31)
     best_of: int | None = Field(None, ge=1, le=128)
-    echo: bool = False
+    echo: bool = Field(False, description="begin the answer with the prompt")
     logprobs: Annotated[int | None, BeforeValidator(_integer_flag)] = Field(None, ge=0)
+
+    @property
+    def num_top(self) -> int:
+        """Log-probabilities shown beside each token's own."""
+        return len(self.logprob_token_ids or ()) or self.logprobs or 0
 
 
 class GenerateSampling(SamplingFields):

@@ -30,7 +30,6 @@ _EVERYWHERE: dict[str, Harmless] = {
     "use_beam_search": _is_empty,
     "length_penalty": _one_of(1.0),
     "logits_processors": _is_empty,
-    "logprob_token_ids": _is_empty,
     "prompt_embeds": _is_empty,
     "thinking_token_budget": lambda value: False,
     "vllm_xargs": _is_empty,

@@ -52,6 +52,9 @@ def sampling_params(
     check_token_ids(fields.logit_bias, "logit_bias", text)
     check_token_ids(fields.stop_token_ids, "stop_token_ids", text)
     check_token_ids(fields.allowed_token_ids or (), "allowed_token_ids", text)
+    check_token_ids(fields.logprob_token_ids or (), "logprob_token_ids", text)
+    if fields.logprob_token_ids and logprobs is None:
+        raise BadRequest("logprob_token_ids is only allowed with logprobs", "logprob_token_ids")
     return SamplingParams(
         max_tokens=0,
         temperature=_first(fields.temperature, defaults.get("temperature"), 1.0),
@@ -72,6 +75,7 @@ def sampling_params(
         allowed_token_ids=tuple(sorted(set(fields.allowed_token_ids or ()))),
         logprobs=logprobs,
         prompt_logprobs=prompt_logprobs,
+        logprob_token_ids=tuple(dict.fromkeys(fields.logprob_token_ids or ())),
     )
 
 

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 from common.engine_client import ModelCard
 from common.errors import XpydError
-from common.request import EngineRequest, FinishReason, TokenEvent, TokenLogprob
+from common.request import (
+    EngineRequest,
+    FinishReason,
+    SamplingParams,
+    TokenEvent,
+    TokenLogprob,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ async def _play(script: Script, request: EngineRequest) -> AsyncGenerator[TokenE
             request_id=request.request_id,
             index=index,
             token_ids=new,
-            logprobs=_logprobs(new, sampling.logprobs),
+            logprobs=_logprobs(new, sampling),
             prompt_logprobs=_prompt_logprobs(request) if index == 0 else (),
             finish_reason=reason if is_last else None,
             stop_token_id=script.stop_token_id if is_last and not is_cut else None,
@@ -107,8 +113,12 @@ def token_logprob(token_id: int, num_top: int) -> TokenLogprob:
     return TokenLogprob(logprob, 1, top)
 
 
-def _logprobs(token_ids: Sequence[int], num_top: int | None) -> tuple[TokenLogprob, ...]:
-    return () if num_top is None else tuple(token_logprob(i, num_top) for i in token_ids)
+def _logprobs(token_ids: Sequence[int], asked: SamplingParams) -> tuple[TokenLogprob, ...]:
+    if asked.logprobs is None:
+        return ()
+    named = tuple((i, -(i % 7 + 1) / 8) for i in asked.logprob_token_ids)
+    found = [token_logprob(i, asked.logprobs) for i in token_ids]
+    return tuple(TokenLogprob(p.logprob, p.rank, named or p.top) for p in found)
 
 
 def _prompt_logprobs(request: EngineRequest) -> tuple[TokenLogprob | None, ...]:

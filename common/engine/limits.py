@@ -61,6 +61,7 @@ def _check_sampling(params: SamplingParams, vocab_size: int) -> None:
     is_below_infinity = all(bias < math.inf for _, bias in params.logit_bias)  # nor NaN
     _require(is_below_infinity, "logit_bias", "must hold finite numbers")
     _check_ids("stop_token_ids", params.stop_token_ids, vocab_size)
+    _check_ids("logprob_token_ids", params.logprob_token_ids, vocab_size)
     _check_ids("allowed_token_ids", params.allowed_token_ids, vocab_size)
     _check_ids("logit_bias", (token for token, _ in params.logit_bias), vocab_size)
     _check_ids("bad_words", (token for word in params.bad_words for token in word), vocab_size)

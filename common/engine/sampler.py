@@ -66,7 +66,8 @@ class Sampler:
         logprobs: dict[int, TokenLogprob] = {}
         if raw is not None:
             num_top = [sequences[i].params.logprobs or 0 for i in wanting]
-            described = describe(raw, [token_ids[i] for i in wanting], num_top)
+            named = [sequences[i].params.logprob_token_ids for i in wanting]
+            described = describe(raw, [token_ids[i] for i in wanting], num_top, named)
             logprobs = dict(zip(wanting, described, strict=True))
         return Samples(token_ids, logprobs, errors)
 
@@ -141,8 +142,14 @@ def _add_noise(x: Tensor, seeds: Tensor, positions: Tensor) -> None:
         x[rows, token_ids] += gumbel_at(seeds[rows], positions[rows], token_ids[:, None])[:, 0]
 
 
-def describe(logits: Tensor, token_ids: list[int], num_top: list[int]) -> list[TokenLogprob]:
-    """Log-probability and rank of one token per row, and the row's `num_top` best."""
+def describe(
+    logits: Tensor,
+    token_ids: list[int],
+    num_top: list[int],
+    named: list[tuple[int, ...]] | None = None,
+) -> list[TokenLogprob]:
+    """Log-probability and rank of one token per row, and the row's `num_top` best, or those that
+    are `named` for it."""
     logprobs = log_softmax(logits)
     ids = torch.tensor(token_ids, dtype=torch.int64, device=logits.device)[:, None]
     ranks = (logits > logits.gather(1, ids)).sum(dim=-1) + 1
@@ -152,6 +159,10 @@ def describe(logits: Tensor, token_ids: list[int], num_top: list[int]) -> list[T
         values, best = logprobs[rows].topk(min(count, logits.shape[1]), dim=-1)
         for row, row_ids, row_values in zip(rows, best.tolist(), values.tolist(), strict=True):
             tops[row] = tuple(zip(row_ids, row_values, strict=True))
+    for row, row_named in enumerate(named or ()):
+        if row_named:
+            found: list[float] = logprobs[row, list(row_named)].tolist()
+            tops[row] = tuple(zip(row_named, found, strict=True))
     chosen: list[float] = logprobs.gather(1, ids)[:, 0].tolist()
     return [
         TokenLogprob(logprob, rank, top)

@@ -150,6 +150,33 @@ def test_repetition_detection_may_be_off():
     assert answer.json()["choices"][0]["finish_reason"] == "stop"
 
 
+# --- logprob_token_ids ----------------------------------------------------------------------------
+
+
+def test_logprobs_of_chosen_tokens():
+    asked = {"logprob_token_ids": [70, 65], "max_tokens": 3}
+    chat = APP.chat(**asked, logprobs=True, top_logprobs=1, return_tokens_as_token_ids=True)
+    for entry in chat.json()["choices"][0]["logprobs"]["content"]:
+        assert [top["token"] for top in entry["top_logprobs"]] == ["token_id:70", "token_id:65"]
+    text = APP.complete(**asked, logprobs=1, return_tokens_as_token_ids=True)
+    for top in text.json()["choices"][0]["logprobs"]["top_logprobs"]:
+        assert {"token_id:70", "token_id:65"} <= set(top)
+    sampling = {"logprobs": 0, **asked}
+    body = {"token_ids": [1], "sampling_params": sampling}
+    content = APP.post("/inference/v1/generate", body).json()["choices"][0]["logprobs"]["content"]
+    assert [top["token_id"] for top in content[0]["top_logprobs"]] == [70, 65]
+
+
+def test_chosen_tokens_must_exist_and_be_asked_for():
+    for body in (
+        {"logprob_token_ids": [1]},
+        {"logprob_token_ids": [10**6], "logprobs": True},
+        {"logprob_token_ids": [], "logprobs": True},
+        {"logprob_token_ids": list(range(129)), "logprobs": True},
+    ):
+        assert error_of(APP.chat(**body), 400)["param"] == "logprob_token_ids"
+
+
 # --- headers -------------------------------------------------------------------------------------
 
 
@@ -168,6 +195,16 @@ def test_a_wrong_priority_is_refused(value):
     headers = {"X-Vllm-Priority": value}
     response = APP.post("/v1/completions", {"prompt": "Hi"}, headers=headers)
     assert error_of(response, 400)["param"] == "X-Vllm-Priority"
+
+
+def test_a_session_in_the_header_or_in_the_body():
+    for headers, body, expected in (
+        ({"X-Session-ID": "head"}, {"session_id": "body"}, "head"),
+        ({}, {"session_id": "bo\ndy"}, "body"),
+        ({}, {}, ""),
+    ):
+        APP.post("/v1/completions", {"prompt": "Hi", **body}, headers=headers)
+        assert APP.engine.requests[-1].session_id == expected
 
 
 def test_a_session_is_a_label(caplog):

@@ -282,6 +282,22 @@ def test_a_row_is_bitwise_the_same_alone_and_in_a_storm(num_threads):
         torch.set_num_threads(before)
 
 
+def test_logprobs_of_named_tokens_come_in_the_place_of_the_best():
+    x = logits_of(3)
+    expected = torch.log_softmax(x.double(), dim=-1)
+    rows = [
+        sequence_of(logprobs=2, logprob_token_ids=(9, 4)),
+        sequence_of(logprobs=1),
+        sequence_of(logprobs=0, logprob_token_ids=(7,)),
+    ]
+    found = sample(x, rows).logprobs
+    assert [token for token, _ in found[0].top] == [9, 4]
+    assert [token for token, _ in found[1].top] == [int(expected[1].argmax())]
+    for row, top in ((0, found[0].top), (2, found[2].top)):
+        for token, logprob in top:
+            assert logprob == pytest.approx(float(expected[row, token]), abs=1e-5)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("option", STORM[:7])
 def test_a_row_that_is_no_number_ends_alone(bad, option):
