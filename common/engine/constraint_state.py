@@ -5,13 +5,22 @@ So it needs no hand-over: after a preemption it is still there, another instance
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import torch
+from llguidance import LLExecutor
 from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import BadRequest, XpydError
 from common.grammar.matcher import CompiledGrammar, first_line
+
+MAX_THREADS = 8
+
+# [256, 8]: what a byte of a mask adds to the logits of its eight tokens.
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_ADDENDS = np.where(_BITS, np.float32(0), np.float32("-inf"))
 
 
 class ConstraintState:
@@ -19,7 +28,7 @@ class ConstraintState:
 
     def __init__(self, compiled: CompiledGrammar, *, may_end: bool, field: str) -> None:
         """`may_end`: an end token ends the output; otherwise none may come."""
-        self._matcher = compiled.matcher.deep_copy()
+        self.matcher = compiled.matcher.deep_copy()
         self._end_ids = compiled.end_ids
         self._may_end = may_end
         self._num_seen = 0
@@ -29,17 +38,19 @@ class ConstraintState:
     def catch_up(self, output_tokens: NDArray[np.int64]) -> None:
         """`output_tokens`: all so far. An end token is no part of the grammar."""
         for token in output_tokens[self._num_seen :].tolist():
-            if token not in self._end_ids:
-                self._matcher.consume_token(token)
-        self._num_seen = len(output_tokens)
-        self.is_complete = self._matcher.is_stopped() and not self._matcher.is_error()
+            self.accept(token)
 
-    def fill(self, bits: NDArray[np.int32]) -> XpydError | None:
-        """The tokens that may come next, one bit each. An error ends the request."""
-        matcher = self._matcher
-        matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
-        if matcher.is_error():
-            reason = first_line(matcher.get_error())
+    def accept(self, token: int) -> None:
+        """The next output token."""
+        self._num_seen += 1
+        if token not in self._end_ids:
+            self.matcher.consume_token(token)
+        self.is_complete = self.matcher.is_stopped() and not self.matcher.is_error()
+
+    def correct(self, bits: NDArray[np.int32]) -> XpydError | None:
+        """Look over this output's mask, one bit per token. An error ends the request."""
+        if self.matcher.is_error():
+            reason = first_line(self.matcher.get_error())
             return BadRequest(f"{self._field} cannot be enforced further: {reason}", self._field)
         if not self._may_end:
             words = bits.view(np.uint32)
@@ -48,22 +59,59 @@ class ConstraintState:
         return None
 
 
-def apply_constraints(
-    logits: Tensor, constrained: dict[int, ConstraintState]
-) -> dict[int, XpydError]:
-    """Set the logits of forbidden tokens to -inf, all given rows in one go. Errors by row."""
-    vocab_size = logits.shape[1]
-    bits = np.zeros((len(constrained), -(-vocab_size // 32)), dtype=np.int32)
-    errors: dict[int, XpydError] = {}
-    for place, (row, state) in enumerate(constrained.items()):
-        error = state.fill(bits[place])
-        if error is not None:
-            errors[row] = error
-    allowed = np.unpackbits(bits.view(np.uint8), axis=1, count=vocab_size, bitorder="little")
-    forbidden = torch.from_numpy(allowed == 0).to(logits.device)
-    if len(constrained) == len(logits):
-        logits.masked_fill_(forbidden, float("-inf"))
-    else:
-        rows = torch.tensor(list(constrained), device=logits.device)
-        logits[rows] = logits[rows].masked_fill(forbidden, float("-inf"))
-    return errors
+class TokenMasks:
+    """Forbids tokens in all constrained rows of a step together. Starts nothing until there are."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._num_threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+        self._executor: LLExecutor | None = None
+        self._buffer: NDArray[np.float32] = np.empty((0, 8), dtype=np.float32)
+
+    def apply(
+        self, logits: Tensor, constrained: dict[int, ConstraintState]
+    ) -> dict[int, XpydError]:
+        """Set the logits of forbidden tokens to -inf, in place; errors by row."""
+        vocab_size = logits.shape[1]
+        bits = np.zeros((len(constrained), -(-vocab_size // 32)), dtype=np.int32)
+        self._compute(list(constrained.values()), bits)
+        errors: dict[int, XpydError] = {}
+        for place, (row, state) in enumerate(constrained.items()):
+            error = state.correct(bits[place])
+            if error is not None:
+                errors[row] = error
+        if self._device.type == "cpu":
+            self._add_on_cpu(logits.numpy(), list(constrained), bits)
+        else:
+            chosen = torch.from_numpy(bits.view(np.uint8)).to(self._device).long()
+            addends = torch.from_numpy(_ADDENDS).to(self._device)[chosen]
+            logits[list(constrained)] += addends.view(len(bits), -1)[:, :vocab_size]
+        return errors
+
+    def _add_on_cpu(
+        self, logits: NDArray[np.float32], rows: list[int], bits: NDArray[np.int32]
+    ) -> None:
+        """A third of the time torch takes for it: no indices of 64 bits, no fresh memory."""
+        masks = bits.view(np.uint8)
+        if self._buffer.shape[0] < masks.size:
+            self._buffer = np.empty((masks.size, 8), dtype=np.float32)
+        addends = self._buffer[: masks.size]
+        np.take(_ADDENDS, masks.ravel(), axis=0, out=addends, mode="clip")
+        addends = addends.reshape(len(rows), -1)[:, : logits.shape[1]]
+        if len(rows) == len(logits):
+            logits += addends
+            return
+        for row, added in zip(rows, addends, strict=True):
+            logits[row] += added
+
+    def _compute(self, states: list[ConstraintState], bits: NDArray[np.int32]) -> None:
+        """On all cores of this process; on a single one without the way to another thread."""
+        address, stride = bits.ctypes.data, bits.strides[0]
+        if self._num_threads == 1:
+            for place, state in enumerate(states):
+                state.matcher.unsafe_compute_mask_ptr(address + place * stride, stride)
+            return
+        if self._executor is None:
+            self._executor = LLExecutor(self._num_threads)
+        places = [(state.matcher, place) for place, state in enumerate(states)]
+        self._executor.unsafe_compute_mask_ptr(places, address, stride, len(states))

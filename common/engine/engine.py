@@ -215,7 +215,7 @@ class Engine:
             tokens = (samples.token_ids[row],)
             sequence.append(tokens[0])
             if sequence.constraint is not None:
-                sequence.constraint.catch_up(sequence.output_tokens)
+                sequence.constraint.accept(tokens[0])
             if row in samples.logprobs:
                 logprobs = (samples.logprobs[row],)
         event = self._event(sequence, tokens, logprobs)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.engine.constraint_state import ConstraintState, apply_constraints
+from common.engine.constraint_state import ConstraintState, TokenMasks
 from common.engine.logit_edits import LogitEdits, needs_edits
 from common.engine.penalties import PenaltyCounts, apply_penalties, needs_penalties
 from common.engine.sequence import Sequence
@@ -39,6 +39,7 @@ class Sampler:
     def __init__(self, eos_token_ids: frozenset[int], device: torch.device) -> None:
         self._eos_token_ids = eos_token_ids
         self._device = device
+        self._masks = TokenMasks(device)
 
     def prepare(self, sequence: Sequence) -> None:
         """Once per sequence, before its first `sample`."""
@@ -53,7 +54,7 @@ class Sampler:
             return Samples([], {}, {})
         wanting = [i for i, s in enumerate(sequences) if s.params.logprobs is not None]
         raw = logits[wanting] if wanting else None
-        errors = _edit(logits, sequences)
+        errors = _edit(logits, sequences, self._masks)
         drawn = [i for i, s in enumerate(sequences) if s.params.temperature != 0.0]
         if drawn:
             _prepare_draw(logits, drawn, [sequences[i] for i in drawn])
@@ -83,7 +84,7 @@ def _no_token(sequence: Sequence) -> XpydError:
     )
 
 
-def _edit(logits: Tensor, sequences: list[Sequence]) -> dict[int, XpydError]:
+def _edit(logits: Tensor, sequences: list[Sequence], masks: TokenMasks) -> dict[int, XpydError]:
     """Rare options and penalties, in place. An error ends the request that asked for it."""
     errors: dict[int, XpydError] = {}
     penalised: dict[int, PenaltyCounts] = {}
@@ -100,7 +101,7 @@ def _edit(logits: Tensor, sequences: list[Sequence]) -> dict[int, XpydError]:
             sequence.penalties.catch_up(sequence.tokens[: sequence.num_tokens])
             penalised[i] = sequence.penalties
     if constrained:
-        errors |= apply_constraints(logits, constrained)
+        errors |= masks.apply(logits, constrained)
     if penalised:
         apply_penalties(logits, penalised)
     return errors

@@ -6,6 +6,9 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import openai
 import pytest
@@ -27,30 +30,28 @@ NAMES = ("flat", "oneOf by tag", "unicode keys", "tree", "matrix", "uuid", "enum
 NUMBERS = r"\d{3}( \d{3}){80}"
 
 
-def workload():
-    """(structured_outputs, sampling, check of a complete answer)"""
-    made = []
+Check = Callable[[str], object]
+
+
+def workload() -> list[tuple[dict[str, Any], int, Check]]:
+    """(structured_outputs, number, check of a complete answer)"""
+    made: list[tuple[dict[str, Any], int, Check]] = []
     for n, name in enumerate(NAMES):
-        validator = Draft202012Validator(SCHEMAS[name])
-        made.append(
-            (
-                {"json": SCHEMAS[name]},
-                n,
-                lambda text, validator=validator: validator.validate(json.loads(text)),
-            )
-        )
+        made.append(({"json": SCHEMAS[name]}, n, partial(_must_fit, SCHEMAS[name])))
     for n, pattern in enumerate((r"\b[A-Z]{2}\d{4}\b", r"\w{3,9}", r"(yes|no)\.")):
-        made.append(({"regex": pattern}, n, lambda text, p=pattern: _must(re.fullmatch(p, text))))
-    choices = ["SPAM", "NOT_SPAM"]
-    made.append(({"choice": choices}, 0, lambda text: _must(text in choices)))
+        made.append(({"regex": pattern}, n, partial(_must_match, pattern)))
+    made.append(({"choice": ["SPAM", "NOT_SPAM"]}, 0, partial(_must_match, "SPAM|NOT_SPAM")))
     grammar = 'root ::= [a-c]{2,5} ("+" [0-9]+)* "."'
-    pattern = r"[a-c]{2,5}(\+[0-9]+)*\."
-    made.append(({"grammar": grammar}, 1, lambda text: _must(re.fullmatch(pattern, text))))
+    made.append(({"grammar": grammar}, 1, partial(_must_match, r"[a-c]{2,5}(\+[0-9]+)*\.")))
     return made
 
 
-def _must(fine):
-    assert fine
+def _must_fit(schema, text):
+    Draft202012Validator(schema).validate(json.loads(text))
+
+
+def _must_match(pattern, text):
+    assert re.fullmatch(pattern, text), text
 
 
 def sampling(structured, n):
