@@ -19,14 +19,25 @@ from common.errors import ConfigError
 T = TypeVar("T")
 
 
+_CLUSTER_KEY = "XPYD_CLUSTER_KEY"
+_CLUSTER_KEY_FILE = (
+    "file with the secret that all processes of a fleet share; default: "
+    f"${_CLUSTER_KEY}; without one, links stay on loopback"
+)
+_ALLOW_OPEN_HTTP = (
+    "serve HTTP without API keys beyond loopback: only on a trusted private network or behind a "
+    "gateway that checks who asks"
+)
+
+
 def option(default: Any, help: str, **extra: Any) -> Any:
     """A field that is also a flag. `extra`: positional, metavar, env (a variable that may set
-    it).
+    it), flag=False (only the variable may: a secret, which argv would show to everybody).
     """
     metadata = {"help": help, **extra}
     if isinstance(default, (list, dict)):
         raise TypeError("defaults must be immutable")
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata, repr=extra.get("flag", True))
 
 
 def required(help: str, **extra: Any) -> Any:
@@ -42,6 +53,12 @@ class ServeConfig:
     host: str = option("127.0.0.1", "address of the HTTP side")
     port: int = option(8100, "port of the HTTP side; 0 takes a free one")
     registry: str = option("", "HOST:PORT of the proxy's registry; none: wait to be found")
+    internal_host: str = option(
+        "127.0.0.1", "address of the links to proxies and other instances; needs a cluster key"
+    )
+    advertise_host: str = option(
+        "", "address at which others reach this instance; default: the bound or outgoing one"
+    )
     served_model_name: str = option("", "name in the API; default: the last part of MODEL")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
         "auto", "type of weights and KV cache; auto: as the checkpoint says"
@@ -79,6 +96,14 @@ class ServeConfig:
     api_key: tuple[str, ...] = option(
         (), "key clients must send; may be repeated", env="XPYD_API_KEY"
     )
+    api_key_file: str = option(
+        "", "file with such keys, one a line; read again on SIGHUP", metavar="FILE"
+    )
+    allow_open_http: bool = option(False, _ALLOW_OPEN_HTTP)
+    ssl_certfile: str = option("", "PEM certificate: serve HTTPS", metavar="FILE")
+    ssl_keyfile: str = option("", "PEM key, if it is not in --ssl-certfile", metavar="FILE")
+    cluster_key_file: str = option("", _CLUSTER_KEY_FILE, metavar="FILE")
+    cluster_key: str = option("", "", env=_CLUSTER_KEY, flag=False)
     generation_config: str = option(
         "auto",
         "where sampling defaults come from: auto (the model's generation_config.json), vllm (none) "
@@ -137,6 +162,7 @@ class ProxyConfig:
 
     host: str = option("127.0.0.1", "address of the OpenAI API")
     port: int = option(8000, "port of the OpenAI API")
+    registry_host: str = option("127.0.0.1", "address of the registry; needs a cluster key")
     registry_port: int = option(30001, "port where instances register; 0 takes a free one")
     prefill: tuple[str, ...] = option((), "HOST:PORT of a prefill instance; may be repeated")
     decode: tuple[str, ...] = option((), "HOST:PORT of a decode instance; may be repeated")
@@ -148,6 +174,14 @@ class ProxyConfig:
     api_key: tuple[str, ...] = option(
         (), "key clients must send; may be repeated", env="XPYD_API_KEY"
     )
+    api_key_file: str = option(
+        "", "file with such keys, one a line; read again on SIGHUP", metavar="FILE"
+    )
+    allow_open_http: bool = option(False, _ALLOW_OPEN_HTTP)
+    ssl_certfile: str = option("", "PEM certificate: serve HTTPS", metavar="FILE")
+    ssl_keyfile: str = option("", "PEM key, if it is not in --ssl-certfile", metavar="FILE")
+    cluster_key_file: str = option("", _CLUSTER_KEY_FILE, metavar="FILE")
+    cluster_key: str = option("", "", env=_CLUSTER_KEY, flag=False)
     generation_config: str = option(
         "auto",
         "where sampling defaults come from: auto (the model's generation_config.json), vllm (none) "
@@ -199,6 +233,19 @@ class UpConfig:
     port: int = option(8000, "port of the proxy", env="PROXY_PORT")
     registry_port: int = option(30001, "port of the proxy's registry; the next free one is taken")
     api_key: tuple[str, ...] = option((), "key clients must send", env="XPYD_API_KEY")
+    api_key_file: str = option(
+        "", "file with such keys, one a line; read again on SIGHUP", metavar="FILE"
+    )
+    allow_open_http: bool = option(False, _ALLOW_OPEN_HTTP)
+    ssl_certfile: str = option("", "PEM certificate: the proxy serves HTTPS", metavar="FILE")
+    ssl_keyfile: str = option("", "PEM key, if it is not in --ssl-certfile", metavar="FILE")
+    cluster_key_file: str = option(
+        "", "file with the secret that the processes share; default: a fresh one", metavar="FILE"
+    )
+    cluster_key: str = option("", "", env=_CLUSTER_KEY, flag=False)
+    allowed_origins: tuple[str, ...] = option(
+        (), "origins whose web pages may call the proxy (CORS); * for all", metavar="ORIGIN"
+    )
     prefill_ports: str = option("", "ports, comma separated", env="PREFILL_PORTS", metavar="LIST")
     decode_ports: str = option("", "ports, comma separated", env="DECODE_PORTS", metavar="LIST")
     prefill_gpus: str = option("", "GPU ids, comma separated", env="PREFILL_GPUS", metavar="LIST")
@@ -225,7 +272,8 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
     """One flag per field of `cls`."""
     hints = typing.get_type_hints(cls)
     for entry in dataclasses.fields(cls):
-        _add_option(parser, entry, hints[entry.name])
+        if entry.metadata.get("flag", True):
+            _add_option(parser, entry, hints[entry.name])
 
 
 def from_args(cls: type[T], args: argparse.Namespace, env: typing.Mapping[str, str]) -> T:

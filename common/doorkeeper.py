@@ -71,7 +71,9 @@ class Doorkeeper:
                 if now - self._logged_at >= LOG_EVERY_S:
                     self._logged_at = now
                     log.warning(
-                        "a peer without the right cluster key was refused (so far: %d)", self.denied
+                        "a peer ended in the handshake, which takes the right cluster key "
+                        "(so far: %d)",
+                        self.denied,
                     )
             await asyncio.sleep(0)
 

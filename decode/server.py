@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common.config import ServeConfig
+from common.instance.link_settings import link_settings
 from common.instance.outbox import Send
 from common.instance.parts import EngineParts
 from common.instance.server import Identity, run_instance
@@ -21,6 +22,7 @@ def run(config: ServeConfig) -> int:
     if config.role == "both":
         return run_instance(replace(config, kv_connector=""), _make_whole_worker)
     settings = transfer_config(config)  # a wrong connector is refused before anything is loaded
+    links = link_settings(config)
 
     async def make_worker(
         config: ServeConfig, parts: EngineParts, identity: Identity, send: Send
@@ -31,6 +33,7 @@ def run(config: ServeConfig) -> int:
             region_of(parts.cache),
             transport_of(settings, parts.cache, info),
             on_landed=lambda blocks: worker.landed(blocks),
+            key=links.key,
         )
         worker = DecodeWorker(parts.driver, consumer, send, max_num_waiting=config.max_num_waiting)
         return worker

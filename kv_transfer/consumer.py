@@ -20,6 +20,7 @@ from typing import Any
 
 import zmq
 
+from common.cluster_key import ClusterKey
 from common.errors import LayoutMismatch, TransferError
 from common.wire import KVHandle
 from kv_transfer import messages as m
@@ -55,6 +56,7 @@ class KVConsumer:
         *,
         silence_s: float = 3.0,
         on_landed: Callable[[list[int]], None] | None = None,
+        key: ClusterKey | None = None,
     ) -> None:
         """`silence_s`: a producer that answers nothing for so long is lost. `on_landed(blocks)`:
         blocks that an error named in `quarantine` may be reused from now on."""
@@ -62,6 +64,7 @@ class KVConsumer:
         self._region = region
         self._transport = transport
         self._silence_s = silence_s
+        self._key = key
         self._copier = Copier(region, on_landed)
         self._links: dict[tuple[str, str], ProducerLink] = {}  # by side channel and incarnation
         self._closing: set[asyncio.Task[None]] = set()
@@ -150,7 +153,7 @@ class KVConsumer:
             if link is not None:
                 self._drop(key, link)
             try:
-                link = ProducerLink(handle.side_channel, self._silence_s)
+                link = ProducerLink(handle.side_channel, self._silence_s, self._key)
             except zmq.ZMQError:
                 raise TransferError("the handle names no side channel") from None
             self._links[key] = link

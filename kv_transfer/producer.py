@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.cluster_key import ClusterKey
 from common.errors import LayoutMismatch, LeaseExpired, PeerLost, TransferError
 from common.rpc import Listener
 from common.wire import Decoder, KVHandle, Message
@@ -58,14 +59,16 @@ class KVProducer:
         free: Callable[[list[int]], None],
         epochs: Callable[[list[int]], Sequence[int]],
         lease_s: float = 10.0,
+        key: ClusterKey | None = None,
     ) -> None:
         """`free` gives one hold per id back; `epochs` reads the blocks' epochs now. Both are called
-        in the event loop and must not block."""
+        in the event loop and must not block. `key`: consumers must hold it, too."""
         self._info = info
         self._transport = transport
         self._region = region
         self._free = free
         self._epochs = epochs
+        self._key = key
         self._leases = LeaseTable(lease_s)
         self._readers: dict[str, bytes] = {}  # claim: the peer (ZeroMQ identity) that opened it
         self._described = b""
@@ -77,14 +80,17 @@ class KVProducer:
         self._logged_at = -math.inf
         self.counters = ProducerCounters()
 
-    async def start(self, bind: str) -> None:
-        """Listen at `tcp://host:port`. Raises ConfigError, or zmq.ZMQError if the port is taken."""
+    async def start(self, bind: str, announce_host: str = "") -> None:
+        """Listen at `tcp://host:port`; handles name `announce_host` instead, if it is given. Raises
+        ConfigError, or zmq.ZMQError if the port is taken."""
         self._described = self._transport.describe()
         self._listener = Listener(
             bind,
             Decoder(m.ToProducer, m.MAX_KV_MESSAGE_BYTES),
             self._on_message,
             max_bytes=m.MAX_KV_MESSAGE_BYTES,
+            key=self._key,
+            announce_host=announce_host,
         )
         if self._transport.publishes or self._transport.checksums:
             self._publisher = Publisher(
@@ -173,6 +179,7 @@ class KVProducer:
             "blocks_held": self.num_blocks_held,
             "transfers_pending": self.num_transfers,
             "bad_messages": self.num_bad_messages,
+            "denied_peers": 0 if self._listener is None else self._listener.denied,
         }
 
     async def close(self) -> None:

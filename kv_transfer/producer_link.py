@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from common.cluster_key import ClusterKey
 from common.errors import PeerLost, TransferError
 from common.rpc import Link
 from common.wire import Decoder, Message
@@ -26,7 +27,7 @@ CONNECT_S = 2.0
 
 
 class ProducerLink:
-    def __init__(self, endpoint: str, silence_s: float) -> None:
+    def __init__(self, endpoint: str, silence_s: float, key: ClusterKey | None = None) -> None:
         self.claims: dict[str, Claim] = {}
         self.is_lost = False
         self._silence_s = silence_s
@@ -42,6 +43,7 @@ class ProducerLink:
             self._on_message,
             max_bytes=m.MAX_KV_MESSAGE_BYTES,
             on_disconnect=self._lose,
+            key=key,
         )
 
     @property

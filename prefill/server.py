@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common.config import ServeConfig
+from common.instance.link_settings import link_settings
 from common.instance.outbox import Send
 from common.instance.parts import EngineParts
 from common.instance.server import Identity, run_instance
@@ -16,6 +17,7 @@ from prefill.worker import PrefillWorker
 
 def run(config: ServeConfig) -> int:
     settings = transfer_config(config)  # a wrong connector is refused before anything is loaded
+    links = link_settings(config)
 
     async def make_worker(
         config: ServeConfig, parts: EngineParts, identity: Identity, send: Send
@@ -29,8 +31,9 @@ def run(config: ServeConfig) -> int:
             free=lambda blocks: driver.post(lambda engine: engine.free(blocks)),
             epochs=parts.engine.epochs,
             lease_s=settings.lease_s,
+            key=links.key,
         )
-        await producer.start("tcp://127.0.0.1:0")
+        await producer.start(links.bind, links.announce_host)
         return PrefillWorker(driver, producer, send, block_size=config.block_size)
 
     return run_instance(replace(config, kv_connector=settings.connector), make_worker)

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from common.cluster_key import ClusterKey
 from common.rpc import Link, Listener
 from common.wire import (
     MAX_MESSAGE_BYTES,
@@ -53,6 +54,7 @@ class Links:
         on_message: Callable[[str, Any], None],
         on_lost: Callable[[str, str], None],
         on_tick: Callable[[float], None],
+        key: ClusterKey | None = None,
     ) -> None:
         self.membership = membership
         self.registry: Listener | None = None
@@ -60,13 +62,14 @@ class Links:
         self._on_message = on_message
         self._on_lost = on_lost
         self._on_tick = on_tick
+        self._key = key
         self._links: dict[str, Link] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._session: aiohttp.ClientSession | None = None
         self._ticker: asyncio.Task[None] | None = None
 
     def start(self, registry: str = "") -> None:
-        """`registry`: `tcp://host:port` to bind, "" for none. Raises `zmq.ZMQError` if taken."""
+        """`registry`: `tcp://host:port` to bind, "" for none. Raises as `common.rpc.Listener`."""
         if registry:
             self.registry = Listener(
                 registry,
@@ -74,6 +77,7 @@ class Links:
                 self._on_registry,
                 max_bytes=MAX_REGISTRY_MESSAGE_BYTES,
                 pause_s=REGISTRY_PAUSE_S,
+                key=self._key,
             )
         timeout = aiohttp.ClientTimeout(total=POLL_TIMEOUT_S)
         self._session = aiohttp.ClientSession(timeout=timeout)
@@ -136,6 +140,7 @@ class Links:
             on_message,
             max_bytes=MAX_MESSAGE_BYTES,
             on_disconnect=on_disconnect,
+            key=self._key,
         )
         self._links[instance_id] = link
         link.send(self._hello)
@@ -176,9 +181,10 @@ class Links:
     async def _ask(self, address: str) -> InstanceInfo | str:
         """Who is at `address`, or why nobody is."""
         assert self._session is not None
+        shown = {"Authorization": f"Bearer {self._key.http_token}"} if self._key else {}
         try:
             async with self._session.get(
-                f"http://{address}/instance", allow_redirects=False
+                f"http://{address}/instance", allow_redirects=False, headers=shown
             ) as response:
                 body = await response.content.read(MAX_REGISTRY_MESSAGE_BYTES + 1)
                 while not response.content.at_eof() and len(body) <= MAX_REGISTRY_MESSAGE_BYTES:

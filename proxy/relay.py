@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.cluster_key import ClusterKey
 from common.engine_client import ModelCard
 from common.errors import BadRequest, Overloaded, Unavailable, XpydError, from_wire
 from common.request import EngineRequest, TokenEvent
@@ -88,6 +89,7 @@ class Fleet:
         max_in_flight: int = 1024,
         prefill_policy: str = "least_loaded",
         decode_policy: str = "least_loaded",
+        key: ClusterKey | None = None,
     ) -> None:
         self.proxy_id = f"proxy-{uuid.uuid4().hex}"
         self.membership = membership or Membership()
@@ -102,6 +104,7 @@ class Fleet:
             on_message=self._on_message,
             on_lost=self._on_lost,
             on_tick=self._on_tick,
+            key=key,
         )
         self._limits = limits
         self._max_in_flight = max_in_flight

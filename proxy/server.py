@@ -17,11 +17,14 @@ import uvloop
 import zmq
 from fastapi import FastAPI
 
+from common.addresses import tcp_endpoint
 from common.api.app import create_app
 from common.api.settings import ApiSettings
+from common.cluster_key import ClusterKey
 from common.errors import ConfigError
-from common.http_server import bind, serve_app, url_of
+from common.http_server import Tls, bind, refuse_open_bind, serve_app, url_of
 from common.metrics import Metrics
+from common.rpc import check_bind
 from proxy.admin import ADMIN_PATHS, add_admin, add_pages
 from proxy.choreography import Limits
 from proxy.membership import Membership, Timing
@@ -47,6 +50,9 @@ class ProxySettings:
     tokenizer: str = ""  # directory; default: the instances' model_path
     api: ApiSettings = ApiSettings()
     admin_key: str = ""  # none: the admin API is off
+    cluster_key: ClusterKey | None = None  # that instances must hold, too
+    tls: Tls | None = None
+    allow_open_http: bool = False
     metrics_prefix: str = "xpyd"
     drain_s: float = 30.0  # that running requests get after the first signal
     limits: Limits = Limits()
@@ -56,6 +62,10 @@ class ProxySettings:
         for name in (self.prefill_policy, self.decode_policy):
             if name not in POLICIES:
                 raise ConfigError(f"unknown policy {name!r}; there are {', '.join(POLICIES)}")
+        has_keys = bool(self.api.key_ring or self.api.api_keys)
+        refuse_open_bind(self.host, has_keys=has_keys, is_allowed=self.allow_open_http)
+        if self.registry_port is not None:
+            check_bind(self.registry_host, self.cluster_key)
 
 
 def run(settings: ProxySettings) -> int:
@@ -77,12 +87,18 @@ async def serve(settings: ProxySettings) -> int:
         await fleet.close()
         reason = os.strerror(error.errno or 0)
         return _cannot_start(f"cannot listen on registry port {settings.registry_port}: {reason}")
-    log.info("proxy at %s", url_of(listener))
+    log.info("proxy at %s", url_of(listener, settings.tls))
     if fleet.links.registry is not None:
         log.info("registry at %s", fleet.links.registry.endpoint)
     try:
         app = build_app(settings, fleet)
-        await serve_app(app, listener, drain=lambda: drain(fleet, settings.drain_s))
+        await serve_app(
+            app,
+            listener,
+            drain=lambda: drain(fleet, settings.drain_s),
+            tls=settings.tls,
+            on_hangup=settings.api.reload_keys,
+        )
     finally:
         await fleet.close()
     return 0
@@ -98,6 +114,7 @@ def build_fleet(settings: ProxySettings) -> Fleet:
         max_in_flight=settings.max_queue,
         prefill_policy=settings.prefill_policy,
         decode_policy=settings.decode_policy,
+        key=settings.cluster_key,
     )
 
 
@@ -134,10 +151,7 @@ async def drain(fleet: Fleet, drain_s: float) -> None:
 def _registry_endpoint(settings: ProxySettings) -> str:
     if settings.registry_port is None:
         return ""
-    host = (
-        f"[{settings.registry_host}]" if ":" in settings.registry_host else settings.registry_host
-    )
-    return f"tcp://{host}:{settings.registry_port}"
+    return tcp_endpoint(settings.registry_host, settings.registry_port)
 
 
 def _cannot_start(reason: str) -> int:

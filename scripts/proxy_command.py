@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from common import cluster_key
 from common.api.settings import api_settings
 from common.config import ProxyConfig
+from common.http_server import tls_of
 from proxy.server import ProxySettings
 from proxy.server import run as run_proxy
 
@@ -13,6 +15,7 @@ def run(config: ProxyConfig, admin_key: str | None) -> int:
         ProxySettings(
             host=config.host,
             port=config.port,
+            registry_host=config.registry_host,
             registry_port=config.registry_port,
             prefill=config.prefill,
             decode=config.decode,
@@ -22,6 +25,9 @@ def run(config: ProxyConfig, admin_key: str | None) -> int:
             tokenizer=config.tokenizer,
             api=api_settings(config),
             admin_key=admin_key or "",
+            cluster_key=cluster_key.load(config.cluster_key_file, config.cluster_key),
+            tls=tls_of(config.ssl_certfile, config.ssl_keyfile),
+            allow_open_http=config.allow_open_http,
             metrics_prefix=f"{config.metrics_prefix}:",
         )
     )

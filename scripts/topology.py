@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from common.cluster_key import ENVIRONMENT_NAME
 from common.config import UpConfig
 from common.errors import ConfigError
 
@@ -54,8 +55,12 @@ def plan_topology(
     cores: Sequence[int],
     gpus: int,
     is_free: IsFree,
+    cluster_key: str = "",
 ) -> TopologyPlan:
-    """Raises ConfigError naming the flag for a port in use, a wrong list, a missing model."""
+    """`cluster_key`: the secret that the processes share; it travels in their environment.
+
+    Raises ConfigError naming the flag for a port in use, a wrong list, a missing model.
+    """
     model = config.model or str(BUNDLED_MODEL)
     served = config.served_model_name or Path(model.rstrip("/")).name
     taken: set[int] = set()
@@ -79,10 +84,11 @@ def plan_topology(
             *("--registry", f"127.0.0.1:{registry_port}", "--served-model-name", served),
             *("--kv-connector", config.connector),
             *(("--kv-storage-dir", storage) if storage else ()),
+            *_api_key_file(config),
             *place.arguments,
             *instance_arguments,
         ]
-        env = place.env | _key_env(config)
+        env = place.env | _key_env(config, cluster_key)
         name = f"{role}-{index}"
         instances.append(
             ProcessPlan(name, role, f"http://127.0.0.1:{port}", argv, env, _log(config, name))  # type: ignore[arg-type]
@@ -90,12 +96,14 @@ def plan_topology(
     proxy = ProcessPlan(
         "proxy",
         "proxy",
-        f"http://{_reachable(config.host)}:{proxy_port}",
+        f"{'https' if config.ssl_certfile else 'http'}://{_reachable(config.host)}:{proxy_port}",
         _xpyd(
             *("proxy", "--host", config.host, "--port", str(proxy_port)),
             *("--registry-port", str(registry_port)),
+            *_api_key_file(config),
+            *_proxy_doors(config),
         ),
-        _key_env(config),
+        _key_env(config, cluster_key),
         _log(config, "proxy"),
     )
     return TopologyPlan(
@@ -129,7 +137,7 @@ def describe(plan: TopologyPlan, pids: dict[str, int], side_channels: list[str])
 
 
 def write_topology(path: Path, contents: dict[str, Any]) -> None:
-    """Atomically, readable by the owner only: `env` may hold the API key."""
+    """Atomically, readable by the owner only: `env` holds keys."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -221,8 +229,23 @@ def _xpyd(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "scripts.cli", *arguments]
 
 
-def _key_env(config: UpConfig) -> dict[str, str]:
-    return {"XPYD_API_KEY": ",".join(config.api_key)} if config.api_key else {}
+def _key_env(config: UpConfig, cluster_key: str) -> dict[str, str]:
+    keys = {"XPYD_API_KEY": ",".join(config.api_key), ENVIRONMENT_NAME: cluster_key}
+    return {name: value for name, value in keys.items() if value}
+
+
+def _api_key_file(config: UpConfig) -> list[str]:
+    file = config.api_key_file
+    return ["--api-key-file", str(Path(file).expanduser().absolute())] if file else []
+
+
+def _proxy_doors(config: UpConfig) -> list[str]:
+    """What only the proxy is told about its HTTP side: the instances stay on loopback."""
+    files = {"--ssl-certfile": config.ssl_certfile, "--ssl-keyfile": config.ssl_keyfile}
+    made = [part for flag, file in files.items() if file for part in (flag, file)]
+    if config.allowed_origins:
+        made += ["--allowed-origins", *config.allowed_origins]
+    return made + (["--allow-open-http"] if config.allow_open_http else [])
 
 
 def _log(config: UpConfig, name: str) -> Path:

@@ -20,8 +20,11 @@ from typing import Any
 
 import aiohttp
 
+from common import cluster_key
+from common.api.key_ring import KeyRing, read_keys
 from common.config import UpConfig
 from common.errors import ConfigError
+from common.http_server import refuse_open_bind, tls_of
 from scripts import demo
 from scripts.supervise import Child, start, stop
 from scripts.topology import TopologyPlan, describe, plan_topology, write_topology
@@ -36,14 +39,26 @@ class ChildDied(Exception):
 
 def run(config: UpConfig, instance_arguments: list[str]) -> int:
     _check_model(config)
+    keys = KeyRing(config.api_key, config.api_key_file)
+    refuse_open_bind(config.host, has_keys=bool(keys), is_allowed=config.allow_open_http)
+    tls_of(config.ssl_certfile, config.ssl_keyfile)  # refused here, not in the proxy's log
     plan = plan_topology(
         config,
         instance_arguments,
         cores=sorted(os.sched_getaffinity(0)),
         gpus=_count_gpus(),
         is_free=_is_free,
+        cluster_key=_cluster_key(config),
     )
     return asyncio.run(_Launcher(config, plan).run())
+
+
+def _cluster_key(config: UpConfig) -> str:
+    """The one that was given, else a fresh one for this topology. Raises ConfigError."""
+    given = cluster_key.read_text(config.cluster_key_file) if config.cluster_key_file else ""
+    text = given or config.cluster_key or cluster_key.generate()
+    cluster_key.derive(text)
+    return text
 
 
 class _Launcher:
@@ -52,6 +67,7 @@ class _Launcher:
         self._plan = plan
         self._children: list[Child] = []
         self._file = Path(config.topology_file)
+        self._keys = _all_keys(config)
         self._stop = asyncio.Event()
         self._reported: set[str] = set()
 
@@ -107,9 +123,9 @@ class _Launcher:
 
     async def _serve(self) -> int:
         if self._config.demo:
-            key = self._config.api_key[0] if self._config.api_key else None
+            key = self._keys[0] if self._keys else None
             return await demo.run(self._plan.proxy.url, self._plan.model, key)
-        print(_greeting(self._plan, bool(self._config.api_key)), flush=True)
+        print(_greeting(self._plan, bool(self._keys)), flush=True)
         async with aiohttp.ClientSession() as session:
             watching = asyncio.create_task(self._watch(session))
             stopping = asyncio.create_task(self._stop.wait())
@@ -158,7 +174,7 @@ class _Launcher:
         side_channels = []
         for child in self._children:
             if child.plan.role == "prefill":
-                info = await _get_json(session, f"{child.plan.url}/instance", self._config.api_key)
+                info = await _get_json(session, f"{child.plan.url}/instance", self._keys)
                 side_channels.append(info["side_channel"])
         pids = {child.plan.name: child.pid for child in self._children}
         write_topology(self._file, describe(self._plan, pids, side_channels))
@@ -171,6 +187,10 @@ class _Launcher:
         await stop(proxies)  # first, so that running streams can still finish
         await stop(instances)
         self._file.unlink(missing_ok=True)
+
+
+def _all_keys(config: UpConfig) -> tuple[str, ...]:
+    return (*config.api_key, *(read_keys(config.api_key_file) if config.api_key_file else ()))
 
 
 def _check_model(config: UpConfig) -> None:
@@ -209,7 +229,9 @@ async def _is_alive(session: aiohttp.ClientSession, url: str) -> bool:
 
 async def _status(session: aiohttp.ClientSession, url: str) -> int | None:
     try:
-        async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(total=2)) as answer:
+        timeout = aiohttp.ClientTimeout(total=2)
+        # Our own child, whatever its certificate says: the answer is only a status.
+        async with session.get(f"{url}/health", timeout=timeout, ssl=False) as answer:
             return answer.status
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
         return None

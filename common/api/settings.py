@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from common.api.key_ring import KeyRing
 from common.api.reasoning.formats import BY_NAME as REASONING_FORMATS
 from common.api.responses.store import StoreLimits
 from common.api.tools.formats import BY_NAME as CALL_FORMATS
@@ -34,17 +35,26 @@ class ApiSettings:
     tool_call_parser: str = ""  # name of a format; "": as the model's template says
     reasoning_parser: str = ""
     open_metrics: bool = False  # /metrics without a key although keys are set
+    key_ring: KeyRing | None = None  # instead of `api_keys`: keys that can change
+    peer_token: str = field(default="", repr=False)  # a key for `peer_paths` only: our own proxy's
+    peer_paths: frozenset[str] = frozenset()
     own_guard_paths: frozenset[str] = frozenset()  # exact paths that check a secret of their own
     body_timeout_s: float = 30.0
     stalled_reader_s: float = 30.0  # a client that reads nothing for so long is dropped
     stored_responses: StoreLimits = StoreLimits()
     max_background: int = 64  # responses that run with nobody waiting for them
 
+    @property
+    def reload_keys(self) -> Callable[[], None] | None:
+        """Reads the file of keys again; None without one."""
+        ring = self.key_ring
+        return ring.reload if ring is not None and ring.is_from_file else None
+
 
 def api_settings(config: ServeConfig | ProxyConfig) -> ApiSettings:
     """Those of a program's command line. Raises ConfigError."""
     return ApiSettings(
-        api_keys=config.api_key,
+        key_ring=_key_ring(config),
         access_log=config.access_log,
         max_logprobs=_ALL if config.max_logprobs == -1 else config.max_logprobs,
         sampling_defaults=_sampling_defaults(config.generation_config),
@@ -62,6 +72,12 @@ def _format(flag: str, name: str, known: Mapping[str, object]) -> str:
     if name and name not in known:
         raise ConfigError(f"{flag}: {name!r} is not known; there are {', '.join(sorted(known))}")
     return name
+
+
+def _key_ring(config: ServeConfig | ProxyConfig) -> KeyRing | None:
+    if config.api_key or config.api_key_file:
+        return KeyRing(config.api_key, config.api_key_file)
+    return None
 
 
 def _sampling_defaults(generation_config: str) -> Mapping[str, float] | None:

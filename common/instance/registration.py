@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from common.cluster_key import ClusterKey
 from common.rpc import Link
 from common.wire import (
     MAX_REGISTRY_MESSAGE_BYTES,
@@ -21,13 +22,14 @@ INTERVAL_S = 1.0
 class Registration:
     """`registry`: `host:port`. Repeating the message is what finds a registry that was away."""
 
-    def __init__(self, registry: str, info: InstanceInfo) -> None:
+    def __init__(self, registry: str, info: InstanceInfo, key: ClusterKey | None = None) -> None:
         self._info = info
         self._link = Link(
             f"tcp://{registry}",
             Decoder(ToProxy, MAX_REGISTRY_MESSAGE_BYTES),
             lambda message: None,  # the registry does not answer
             max_bytes=MAX_REGISTRY_MESSAGE_BYTES,
+            key=key,
         )
         self._task = asyncio.create_task(self._repeat())
 

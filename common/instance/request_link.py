@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from common.cluster_key import ClusterKey
 from common.rpc import Listener
 from common.wire import MAX_MESSAGE_BYTES, Decoder, Hello, InstanceInfo, Load, ToInstance, Welcome
 
@@ -34,6 +35,8 @@ class RequestLinks:
         on_message: Callable[[bytes, Any], None],
         on_peer_lost: Callable[[bytes], None],
         load: Callable[[], Load | None],
+        key: ClusterKey | None = None,
+        announce_host: str = "",
     ) -> None:
         self._on_message = on_message
         self._on_peer_lost = on_peer_lost
@@ -41,7 +44,12 @@ class RequestLinks:
         self._last_heard: dict[bytes, float] = {}
         self._info: InstanceInfo | None = None
         self._listener = Listener(
-            bind, Decoder(ToInstance), self._receive, max_bytes=MAX_MESSAGE_BYTES
+            bind,
+            Decoder(ToInstance),
+            self._receive,
+            max_bytes=MAX_MESSAGE_BYTES,
+            key=key,
+            announce_host=announce_host,
         )
         self.endpoint = self._listener.endpoint
         self._beat: asyncio.Task[None] | None = None
@@ -61,6 +69,10 @@ class RequestLinks:
     @property
     def refused(self) -> int:
         return self._listener.refused
+
+    @property
+    def denied(self) -> int:
+        return self._listener.denied
 
     def announce_load(self) -> None:
         """Tell every proxy now, not at the next beat: a drain has begun."""

@@ -13,22 +13,24 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import uvloop
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
+from common.addresses import bracketed, is_wildcard
 from common.api.app import create_app
 from common.api.settings import ApiSettings, api_settings
 from common.config import ServeConfig
 from common.engine.local import LocalEngine
 from common.engine_client import ModelCard
 from common.errors import Unavailable
-from common.http_server import bind, serve_app, url_of
+from common.http_server import Tls, bind, refuse_open_bind, serve_app, tls_of, url_of
 from common.instance.kv_events import KVEventPublisher
 from common.instance.kv_events_config import kv_events_config
+from common.instance.link_settings import LinkSettings, link_settings
 from common.instance.outbox import Send
 from common.instance.parts import EngineParts, build_engine, pin_to_cores
 from common.instance.prefix_report import PrefixReports
@@ -79,12 +81,21 @@ MakeWorker = Callable[[ServeConfig, EngineParts, Identity, Send], Awaitable[Work
 
 def run_instance(config: ServeConfig, make_worker: MakeWorker) -> int:
     """Blocks until a signal ends it; the exit status. Raises ConfigError before anything serves."""
-    settings = api_settings(config)
+    links = link_settings(config)
+    settings = replace(
+        api_settings(config),
+        peer_token=links.key.http_token if links.key else "",
+        peer_paths=frozenset({"/instance"} if links.key else ()),
+    )
+    refuse_open_bind(
+        config.host, has_keys=bool(settings.key_ring), is_allowed=config.allow_open_http
+    )
+    tls = tls_of(config.ssl_certfile, config.ssl_keyfile)
     kv_events_config(config.kv_events_config)  # refused before a model is loaded
     pin_to_cores(config)
     listener = bind(config.host, config.port)  # first: a port in use should not cost a model load
     parts = build_engine(config)
-    uvloop.run(_Instance(config, settings, listener, parts).run(make_worker))
+    uvloop.run(_Instance(config, settings, links, tls, listener, parts).run(make_worker))
     return 0
 
 
@@ -93,6 +104,8 @@ class _Instance:
         self,
         config: ServeConfig,
         settings: ApiSettings,
+        links: LinkSettings,
+        tls: Tls | None,
         listener: socket.socket,
         parts: EngineParts,
     ) -> None:
@@ -100,8 +113,12 @@ class _Instance:
         self._settings = settings
         self._listener = listener
         self._parts = parts
-        self._url = url_of(listener)
-        self._identity = Identity(f"{config.role}@{self._url.partition('//')[2]}", uuid.uuid4().hex)
+        self._link_settings = links
+        self._tls = tls
+        host = links.announce_host
+        self._url = url_of(listener, tls, host if is_wildcard(config.host) else "")
+        address = f"{bracketed(host)}:{listener.getsockname()[1]}"  # one of its kind in the fleet
+        self._identity = Identity(f"{config.role}@{address}", uuid.uuid4().hex)
         self._draining = False
 
     async def run(self, make_worker: MakeWorker) -> None:
@@ -110,10 +127,12 @@ class _Instance:
         parts.driver.start(asyncio.get_running_loop())
         self._client = DrainingClient(LocalEngine(parts.driver, parts.card), self._is_alive)
         self._links = RequestLinks(
-            "tcp://127.0.0.1:0",
+            self._link_settings.bind,
             on_message=self._on_message,
             on_peer_lost=self._on_peer_lost,
             load=self._load,
+            key=self._link_settings.key,
+            announce_host=self._link_settings.announce_host,
         )
         self._worker: Worker = await make_worker(config, parts, self._identity, self._links.send)
         self._prefixes = PrefixReports(
@@ -127,10 +146,20 @@ class _Instance:
         info = self._info()
         app = self._app(info)
         self._links.start(info)
-        registration = Registration(config.registry, info) if config.registry else None
+        registration = (
+            Registration(config.registry, info, self._link_settings.key)
+            if config.registry
+            else None
+        )
         log.info("%s instance at %s", config.role, self._url)
         try:
-            await serve_app(app, self._listener, drain=self._drain)
+            await serve_app(
+                app,
+                self._listener,
+                drain=self._drain,
+                tls=self._tls,
+                on_hangup=self._settings.reload_keys,
+            )
         finally:
             if registration is not None:
                 await registration.close()
@@ -226,6 +255,11 @@ class _Instance:
                 f"KV blocks that are {state}.",
                 lambda state=state: engine.block_counts()[state],  # type: ignore[misc]
             )
+        metrics.counter_from(
+            "denied_peers",
+            "Handshakes on the request link that ended without the cluster key, since the start.",
+            lambda: self._links.denied,
+        )
         for name, read in self._worker.gauges().items():
             metrics.gauge(name, f"{_words(name)}, now.", read)
         for name, read in self._worker.counters().items():

@@ -114,7 +114,7 @@ def test_refusals_are_logged_once_a_minute(caplog):
 
     with_echo(KEY, scenario)
     said = [record.message for record in caplog.records]
-    assert sum("without the right cluster key" in line for line in said) == 1
+    assert sum("takes the right cluster key" in line for line in said) == 1
     assert sum("no handshake with" in line for line in said) == 1
 
 
@@ -310,5 +310,7 @@ def test_loopback_and_other_addresses():
 
 def test_a_wildcard_announces_the_outgoing_address():
     assert announced_host("0.0.0.0", "", "127.0.0.1") == "127.0.0.1"
+    with pytest.raises(ConfigError, match="--advertise-host"):
+        announced_host("0.0.0.0", "", "no.such.name.invalid")
     assert announced_host("10.0.0.5", "", "127.0.0.1") == "10.0.0.5"
     assert announced_host("0.0.0.0", "node7", "127.0.0.1") == "node7"
