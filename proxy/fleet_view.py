@@ -1,7 +1,8 @@
 """The frozen picture of the fleet that policies choose from.
 
-An instance's `Load` is up to half a second old and does not know what we have sent since; our own
-books know nothing of other proxies. So the view takes whichever is larger.
+An instance's `Load` is up to half a second old and does not know what has come and gone since; our
+own books know nothing of other proxies. So of queued tokens the view adds what others had there to
+what is ours, and of the rest it takes whichever is larger.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ class _Account:
 
     num_requests: int = 0  # now
     queued_tokens: int = 0  # to compute, of prompts sent to it that have no first token yet
-    cached_tokens: int = 0  # of the same prompts, in its prefix cache: its `Load` counts them, too
-    load: Load | None = None  # the report that the next two count from
+    waiting_tokens: int = 0  # the same and what is cached of them: so its `Load` counts
+    load: Load | None = None  # the report that the next three belong to
+    waiting_then: int = 0  # `waiting_tokens` when it came
     requests_since: int = 0
     tokens_since: int = 0
 
@@ -47,7 +49,7 @@ class Accounts:
             self._account(instance).num_requests -= 1
         if was_queued_at is not None:
             self._account(was_queued_at).queued_tokens -= had_tokens - had_cached
-            self._account(was_queued_at).cached_tokens -= had_cached
+            self._account(was_queued_at).waiting_tokens -= had_tokens
         for instance in instances:
             account = self._account(instance)
             account.num_requests += 1
@@ -56,7 +58,7 @@ class Accounts:
                 account.tokens_since += num_tokens
         if queued_at is not None:
             self._account(queued_at).queued_tokens += num_tokens - num_cached
-            self._account(queued_at).cached_tokens += num_cached
+            self._account(queued_at).waiting_tokens += num_tokens
         if instances:
             self._assigned[key] = (instances, queued_at, num_tokens, num_cached)
 
@@ -64,15 +66,21 @@ class Accounts:
         account = self._accounts.get(instance_id)
         return account.num_requests if account else 0
 
+    def reported(self, member: Member) -> None:
+        """Call before anything changes on the instance: what is ours there now, was when its
+        last report came."""
+        account = self._account(member.info.instance_id)
+        if account.load is not member.load:
+            account.load, account.requests_since, account.tokens_since = member.load, 0, 0
+            account.waiting_then = account.waiting_tokens
+
     def view(self, member: Member) -> InstanceView:
         info, load = member.info, member.load
+        self.reported(member)
         account = self._account(info.instance_id)
-        if account.load is not load:
-            account.load, account.requests_since, account.tokens_since = load, 0, 0
         num_running = load.num_running + load.num_waiting if load else 0
         queued_tokens = load.num_waiting_tokens if load else 0
         taken = account.tokens_since // max(1, info.block_size) + account.requests_since
-        is_prefill = info.role == "prefill"
         return InstanceView(
             instance_id=info.instance_id,
             role=info.role,
@@ -82,10 +90,7 @@ class Accounts:
             max_model_len=info.max_model_len,
             block_size=info.block_size,
             is_suspect=member.state is not State.READY,
-            queued_tokens=max(
-                account.queued_tokens,
-                queued_tokens + (account.tokens_since if is_prefill else 0) - account.cached_tokens,
-            ),
+            queued_tokens=account.queued_tokens + max(0, queued_tokens - account.waiting_then),
             num_requests=max(account.num_requests, num_running + account.requests_since),
             free_blocks=max(0, (load.free_blocks if load else info.num_blocks) - taken),
             total_blocks=info.num_blocks,

@@ -376,7 +376,9 @@ class Fleet:
             self._flights[machine.wire_id] = flight
             flight.wire_id = machine.wire_id
             self.counts.migrations += 1
-        flight.assigned = machine.instances
+        before, flight.assigned = flight.assigned, machine.instances
         queued_at = machine.prefill if machine.phase in _PREFILLING else None
         num_tokens = len(machine.request.prompt_token_ids) + len(machine.tokens)
+        for instance_id in {*before, *flight.assigned} & self.membership.members.keys():
+            self._accounts.reported(self.membership.members[instance_id])
         self._accounts.assign(id(flight), flight.assigned, queued_at, num_tokens, flight.num_cached)

@@ -58,6 +58,23 @@ def test_a_prompt_that_is_computed_is_not_queued():
     assert view(members, accounts).queued_tokens == 0
 
 
+def test_what_a_report_counted_and_has_gone_since_is_not_queued():
+    members, accounts = fleet(INFO), Accounts()
+    accounts.assign(1, ("p",), "p", 40)
+    members.loaded("p", Load("1", 1, 0, 40 + 25, 100, 100), 0.1)  # 25 are another proxy's
+    accounts.reported(members.members["p"])
+    accounts.assign(1, ("p",), None, 40)
+    assert view(members, accounts).queued_tokens == 25
+
+
+def test_what_is_cached_need_not_be_computed():
+    members, accounts = fleet(INFO), Accounts()
+    accounts.assign(1, ("p",), "p", 40, num_cached=32)
+    assert view(members, accounts).queued_tokens == 8
+    members.loaded("p", Load("1", 0, 1, 40, 100, 100), 0.1)
+    assert view(members, accounts).queued_tokens == 8
+
+
 def test_draining_and_foreign_instances_are_left_out():
     members = fleet(INFO, replace(INFO, instance_id="q", kv_fingerprint="g"))
     names = [v.instance_id for v in view_fleet(members, Accounts(), "m", "g").instances]
