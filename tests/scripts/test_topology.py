@@ -76,6 +76,29 @@ def test_keys_travel_in_the_environment_not_in_argv():
     assert not any("secret" in part for p in made.processes for part in p.argv)
 
 
+def test_the_cluster_key_travels_in_the_environment_not_in_argv():
+    made = plan_topology(
+        UpConfig(), (), cores=(0,), gpus=0, is_free=lambda *_: True, cluster_key="shared"
+    )
+    assert all(p.env["XPYD_CLUSTER_KEY"] == "shared" for p in made.processes)
+    assert not any("shared" in part for p in made.processes for part in p.argv)
+
+
+def test_only_the_proxy_is_told_about_the_open_door():
+    config = UpConfig(
+        ssl_certfile="c.pem", allowed_origins=("https://a",), allow_open_http=True, api_key_file="k"
+    )
+    made = plan(config)
+    assert made.proxy.url.startswith("https://")
+    assert flag(made.proxy.argv, "--ssl-certfile") == "c.pem"
+    assert flag(made.proxy.argv, "--allowed-origins") == "https://a"
+    assert "--allow-open-http" in made.proxy.argv
+    for process in made.instances:
+        assert process.url.startswith("http://127.0.0.1")
+        assert not {"--ssl-certfile", "--allow-open-http"} & set(process.argv)
+        assert flag(process.argv, "--api-key-file").startswith("/")
+
+
 def test_the_description_has_the_fields_of_the_contract(tmp_path):
     made = plan(UpConfig(prefill=1, decode=2, connector="shared_storage"))
     pids = {p.name: 100 + i for i, p in enumerate(made.processes)}
