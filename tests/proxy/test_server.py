@@ -211,7 +211,11 @@ def test_administration_needs_its_own_key(path):
             assert (await client.post(path, json=body)).status_code == 403
             assert (await client.post(path, json=body, headers=ADMIN)).status_code == 403
             assert not fleet.membership.targets
-        async with proxy(admin_key="root", api=ApiSettings(api_keys=("user",))) as (client, fleet, _):
+        async with proxy(admin_key="root", api=ApiSettings(api_keys=("user",))) as (
+            client,
+            fleet,
+            _,
+        ):
             assert (await client.get(path, headers=ADMIN)).status_code == 405
             for headers in ({}, {"x-api-key": "user"}, {"authorization": "Bearer roo"}):
                 refused = await client.post(path, json=body, headers=headers)
