@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from proxy.policy import InstanceView, Policy, RequestFacts
 
+RECOMPUTE_WEIGHT = 2  # what a token costs that is computed again, in tokens of waiting
 Rank = Callable[[InstanceView, RequestFacts], tuple[float, ...]]  # lower is better
 
 
@@ -31,12 +32,13 @@ def room_rank(instance: InstanceView, facts: RequestFacts) -> tuple[float, ...]:
 
 
 def work_rank(instance: InstanceView, facts: RequestFacts) -> tuple[float, ...]:
-    """For prefill: tokens to compute until this prompt's first one, those before it included.
+    """For prefill: tokens to compute before this prompt, and those of the prompt itself twice, for
+    they keep waiting both this request and whoever comes after it.
 
-    So a prefix hit is worth exactly the wait that it saves: an instance that has the prefix is left
-    as soon as its queue is longer by more than that.
+    So an instance that has the prefix is left when its queue is longer by more than that.
     """
-    return instance.queued_tokens + uncached_tokens(instance, facts), instance.num_requests
+    work = instance.queued_tokens + RECOMPUTE_WEIGHT * uncached_tokens(instance, facts)
+    return work, instance.num_requests
 
 
 def reuse_rank(instance: InstanceView, facts: RequestFacts) -> tuple[float, ...]:
