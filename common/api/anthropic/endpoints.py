@@ -45,6 +45,8 @@ async def create_message(service: Service, request: Request) -> Response:
     rules = _rules(ask)
     prompt = await _prompt(ask, model[1], dialect, service, info)
     prompt_end = end_of(prompt.token_ids, model[1])
+    names = None if rules.mode == "none" else rules.names
+    reads = names is not None or dialect.reasoning is not None
     demand = Demand(
         max_tokens=ask.max_tokens,
         default_max_tokens=None,
@@ -54,10 +56,9 @@ async def create_message(service: Service, request: Request) -> Response:
         priority=None,
         cache_salt="",
         constraint=enforced(rules, dialect, prompt_end, _format(ask)),
-        shown_specials=dialect.special_marks,
+        shown_specials=dialect.special_marks if reads else frozenset(),
     )
     generation = Generation(service, info, model, _sampling(ask), [prompt], demand, "msg")
-    names = None if rules.mode == "none" else rules.names
     reader = dialect.reader(prompt_end, names, rules.max_calls)
     answer = MessageAnswer(generation, reader, info.request_id)
     if ask.stream:

@@ -142,6 +142,10 @@ def test_a_good_call_of_each_is_answered():
         "/v1/chat/completions": {"messages": USER},
         "/v1/completions": {"prompt": "Hi"},
         "/invocations": {"prompt": "Hi"},
+        "/v1/messages": {"messages": USER, "max_tokens": 9},
+        "/v1/messages/count_tokens": {"messages": USER},
+        "/v1/responses": {"input": "Hi"},
+        "/v1/responses/input_tokens": {"input": "Hi"},
         "/tokenize": {"prompt": "Hi"},
         "/detokenize": {"tokens": [1]},
         "/inference/v1/generate": {"token_ids": [1]},
@@ -151,7 +155,7 @@ def test_a_good_call_of_each_is_answered():
         response = call("POST", path, json=body)
         assert response.status_code == 200, response.text
         check(response, DOCUMENT["paths"][path]["post"])
-        if "stream" in str(DOCUMENT["paths"][path]["post"]["responses"]["200"]):
+        if "text/event-stream" in str(DOCUMENT["paths"][path]["post"]["responses"]["200"]):
             streamed = call("POST", path, json={**body, "stream": True})
             check(streamed, DOCUMENT["paths"][path]["post"])
             assert streamed.headers["content-type"].startswith("text/event-stream")
