@@ -312,4 +312,4 @@ def test_an_address_without_an_instance_is_named():
 
 def test_unknown_policies_are_refused_at_start():
     with pytest.raises(ConfigError, match="least_loaded"):
-        ProxySettings(prefill_policy="random")
+        ProxySettings(prefill_policy="no_such_policy")
