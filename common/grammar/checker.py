@@ -33,6 +33,7 @@ NICE = 5
 
 
 def main() -> None:
+    os.nice(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the instance
     opening = json.loads(sys.stdin.readline())
     try:
@@ -43,7 +44,6 @@ def main() -> None:
         _answer({"error": error.message})
         return
     special = special_ids(tokens, opening["tokenizer"])
-    os.nice(NICE)
     _limit_memory()
     _answer({"ready": True})
     for line in sys.stdin:

@@ -139,17 +139,24 @@ def test_explosive_constraints_are_refused_while_a_stream_goes_on(tmp_path):
     async def body():
         async with cluster(tmp_path, prefill=1, decode=1, arguments=ARGUMENTS) as made:
             await post(made, {"guided_choice": ["warm"]})
-            gaps = []
+            gaps: list[float] = []
+            is_flowing = asyncio.Event()
 
             async def stream():
-                last = time.monotonic()
+                last = 0.0
                 long = {"max_tokens": 1500, "ignore_eos": True, "temperature": 0}
                 async for _ in made.stream(made.url, PROMPT, **long):
                     now = time.monotonic()
-                    gaps.append(now - last)
+                    if is_flowing.is_set():
+                        gaps.append(now - last)
                     last = now
+                    num_tokens[0] += 1
+                    if num_tokens[0] == 10:
+                        is_flowing.set()
 
+            num_tokens = [0]
             running = asyncio.create_task(stream())
+            await asyncio.wait_for(is_flowing.wait(), 20)
             for name, value in EXPLOSIVE:
                 began = time.monotonic()
                 status, answer = await post(made, {name: value})
