@@ -41,6 +41,12 @@ if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
     fi
 fi
 step "installing xpyd and what it needs" pip install -e ".[$extra]"
+if [ "$extra" = nixl,dev ]; then
+    # Some client packages want versions that do not go together with ours; their programs run apart.
+    [ -x .venv-clients/bin/python ] || .venv/bin/python -m venv .venv-clients
+    step "installing client packages for the tests" \
+        .venv-clients/bin/python -m pip --disable-pip-version-check install -r tests/clients/requirements.txt
+fi
 echo "setup: compiling CPU kernels (without a compiler they run in plain torch, slower) …"
 .venv/bin/python -c 'from kernels import native_library as n; print("setup: kernels:", n.status().face)'
 echo "$want" > "$stamp"
