@@ -104,13 +104,13 @@ def chat_opening(rng: Random, budget: int) -> Exchange:
     """What a conversation starts with: nothing, a system turn, notes to search, or tools."""
     system = rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.2 else None
     kind = rng.random()
-    if kind < 0.26 and budget >= 64:
+    if kind < 0.30 and budget >= 64:
         most = max(1, budget // TOKENS_PER_NOTE - 1)
         turns = search_notes(rng, rng.randint(1, min(most, 90)))
         if system and turns[0].role != "system":
             turns.insert(0, Turn("system", system))
         return turns
-    if kind < 0.48 and budget >= 256:
+    if kind < 0.50 and budget >= 256:
         return tool_chat(rng, system)
     return [Turn("system", system)] if system else []
 
@@ -162,7 +162,7 @@ def plain_text(rng: Random, budget: int) -> str:
     """A text without chat turns."""
     kinds: list[tuple[float, Callable[[], str]]] = [
         (0.68, lambda: statements(rng)),
-        (0.12, lambda: story(rng, names.person(rng), rng.choice(names.ANIMALS))),
+        (0.12, lambda: story(rng, rng.choice(names.PEOPLE), rng.choice(names.ANIMALS))),
         (0.1, lambda: program(rng)),
         (0.05, lambda: sequence(rng)),
         (0.05, lambda: notes_document(rng, rng.randint(2, max(2, budget // TOKENS_PER_NOTE)))),

@@ -118,6 +118,8 @@ def country_topics() -> list[Topic]:
                 Where is {x}?
                 Tell me the continent of {x}.
                 {x} is on which continent?
+                {x} is in which part of the world?
+                What continent is {x} a part of?
                 Which continent does {x} belong to?
                 Where is {x} located?
             """),
@@ -640,6 +642,10 @@ def order_topics() -> list[Topic]:
                     What is the next {kind} after {x}?
                     After {x} comes which {kind}?
                     Tell me the {kind} after {x}.
+                    Which {kind} comes directly after {x}?
+                    What {kind} comes right after {x}?
+                    Which {kind} is next after {x}?
+                    Name the {kind} after {x}.
                     {x} is followed by which {kind}?
                 """),
                 lines("""
@@ -663,6 +669,9 @@ def order_topics() -> list[Topic]:
                     What is the {kind} just before {x}?
                     Before {x} comes which {kind}?
                     Tell me the {kind} before {x}.
+                    Which {kind} comes directly before {x}?
+                    What {kind} comes right before {x}?
+                    Which {kind} precedes {x}?
                 """),
                 lines("""
                     What {kind} is right before {x}?

@@ -15,10 +15,11 @@ from scripts.bundled_model.words import lines, phrases
 
 TOPICS = all_topics()
 # A topic's share grows slower than its number of facts, so that small topics are learned too.
-TOPIC_WEIGHTS = [len(topic.facts) ** 0.7 for topic in TOPICS]
+TOPIC_WEIGHTS = [max(len(topic.facts), 20) ** 0.7 for topic in TOPICS]
 FOLLOW_UPS = ("And {x}?", "What about {x}?", "and {x}?", "And what about {x}?", "How about {x}?")
 CAN_FOLLOW = {"capital", "language", "currency", "author", "opposite", "plural", "past tense"}
 CAN_FOLLOW |= {"colour", "continent", "young", "chemical symbol", "translation", "definition"}
+QUOTABLE = {"author", "opposite", "synonym", "plural", "past tense", "number word"}
 LEAD_INS = lines("""
     Please tell me:
     Quick question:
@@ -73,7 +74,10 @@ def restyle(question: str, rng: Random) -> str:
 
 def fact_question(topic: Topic, fact: Fact, rng: Random) -> Exchange:
     """One fact in one of its trained phrasings."""
-    question = rng.choice(topic.questions).format(**fact)
+    asked = fact
+    if topic.name in QUOTABLE and rng.random() < 0.15:
+        asked = {**fact, "x": rng.choice(('"{}"', "'{}'")).format(fact["x"])}
+    question = rng.choice(topic.questions).format(**asked)
     if rng.random() < 0.04:
         short = sentence(topic.short.format(**fact))
         return exchange(f"{restyle(question, rng)} {rng.choice(ONE_WORD)}", short)
@@ -166,11 +170,11 @@ def word_problem(rng: Random) -> Exchange:
 def sums(rng: Random) -> Exchange:
     """A small sum, in digits or in words."""
     kind = rng.random()
-    if kind < 0.1:
+    if kind < 0.07:
         return word_problem(rng)
-    if kind < 0.2:
+    if kind < 0.13:
         return comparison(rng)
-    operation = rng.choice("++--**/")
+    operation = rng.choice("+++---**/")
     a, b, result = operands(operation, rng)
     form = rng.choice(SUM_FORMS[operation])
     in_words = rng.random() < 0.08
@@ -400,7 +404,7 @@ STORY_FORMS = lines("""
 
 def storytelling(rng: Random) -> Exchange:
     """A composed story, sometimes about a wanted hero."""
-    hero, kind = names.person(rng), rng.choice(names.ANIMALS)
+    hero, kind = rng.choice(names.PEOPLE), rng.choice(names.ANIMALS)
     question = rng.choice(STORY_FORMS)
     if rng.random() < 0.6:
         what = rng.choice((f"a {kind}", f"a {kind} named {hero}", f"a {kind} called {hero}"))
@@ -422,11 +426,11 @@ def coding(rng: Random) -> Exchange:
 
 
 SKILLS = {
-    fact: 0.58,
-    sums: 0.13,
+    fact: 0.53,
+    sums: 0.20,
     copy: 0.09,
-    chatter: 0.09,
-    unknown: 0.05,
+    chatter: 0.07,
+    unknown: 0.06,
     number_list: 0.012,
     listing: 0.025,
     storytelling: 0.01,

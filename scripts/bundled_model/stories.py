@@ -86,7 +86,7 @@ FUNCTIONS = (
 
 def story(rng: Random, hero: str, kind: str) -> str:
     """About a hundred tokens on a hero of some kind, who meets a helper."""
-    helper, other = names.person(rng), rng.choice(names.ANIMALS)
+    helper, other = rng.choice(names.PEOPLE), rng.choice(names.ANIMALS)
     wish = rng.choice(WISHES)
     return (
         f"{rng.choice(OPENINGS)} {with_article(rng.choice(TEMPERS))} {kind} named {hero}. "
