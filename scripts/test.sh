@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh dev
-export XPYD_LOG_LEVEL=${XPYD_LOG_LEVEL:-WARNING} TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+# (what the processes under test log is part of what is tested: leave XPYD_LOG_LEVEL alone)
 export XPYD_CLIENTS_PYTHON=${XPYD_CLIENTS_PYTHON:-$PWD/.venv-clients/bin/python}
 if [ $# -eq 0 ]; then
     set -- -m "not gpu"

@@ -97,7 +97,7 @@ def test_keys_are_read_again_on_sighup_over_tls(certificate, tmp_path):
             *("--api-key-file", str(keys), "--host", "127.0.0.1"),
             *("--ssl-certfile", certificate[0], "--ssl-keyfile", certificate[1]),
         ],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XPYD_LOG_LEVEL": "INFO"},
         stderr=subprocess.PIPE,
         text=True,
     )
