@@ -21,7 +21,7 @@ async def run(url: str, model: str, api_key: str | None) -> int:
     try:
         async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
             await _chat(session, url, model, "What is the capital of France?")
-            await _streamed_chat(session, url, model, "Who is the author of Hamlet?")
+            await _streamed_chat(session, url, model, "Who wrote Hamlet?")
             await _completion(session, url, model, "The capital of Japan is")
     except (aiohttp.ClientError, asyncio.TimeoutError, _NoAnswer) as error:
         print(f"demo failed: {error or type(error).__name__}")

@@ -214,7 +214,7 @@ ready: {plan.proxy.url}/v1   (model {plan.model}; Ctrl-C stops everything)
   from openai import OpenAI
   client = OpenAI(base_url="{plan.proxy.url}/v1", api_key="{key}")
   answer = client.chat.completions.create(model="{plan.model}",
-      messages=[{{"role": "user", "content": "Who is the author of Hamlet?"}}])
+      messages=[{{"role": "user", "content": "Who wrote Hamlet?"}}])
   print(answer.choices[0].message.content)
 """
 

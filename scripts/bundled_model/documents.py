@@ -104,13 +104,13 @@ def chat_opening(rng: Random, budget: int) -> Exchange:
     """What a conversation starts with: nothing, a system turn, notes to search, or tools."""
     system = rng.choice(SYSTEM_PROMPTS) if rng.random() < 0.2 else None
     kind = rng.random()
-    if kind < 0.30 and budget >= 64:
+    if kind < 0.38 and budget >= 64:
         most = max(1, budget // TOKENS_PER_NOTE - 1)
         turns = search_notes(rng, rng.randint(1, min(most, 90)))
         if system and turns[0].role != "system":
             turns.insert(0, Turn("system", system))
         return turns
-    if kind < 0.50 and budget >= 256:
+    if kind < 0.60 and budget >= 256:
         return tool_chat(rng, system)
     return [Turn("system", system)] if system else []
 

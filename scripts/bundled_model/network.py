@@ -23,7 +23,7 @@ class NetworkShape:
     vocab_size: int = 3072
     hidden_size: int = 256
     intermediate_size: int = 512
-    num_layers: int = 4
+    num_layers: int = 5
     num_heads: int = 4
     num_kv_heads: int = 2
     head_dim: int = 64

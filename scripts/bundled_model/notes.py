@@ -231,10 +231,10 @@ def ask(note: Note, rng: Random) -> str:
 
 
 def search_notes(rng: Random, count: int) -> Exchange:
-    """count notes and one to six questions, one in ten about something that is not there."""
+    """count notes and one to ten questions, one in ten about something that is not there."""
     notes = note_set(rng, count + 1)
     missing, notes = notes[-1], notes[:-1]
-    asked = rng.sample(notes, min(len(notes), rng.randint(1, 6)))
+    asked = rng.sample(notes, min(len(notes), rng.randint(1, 10)))
     body = f"{rng.choice(HEADINGS)}\n{context(notes, rng)}" if rng.random() < 0.7 else ""
     body = body or context(notes, rng)
     questions = [(ask(note, rng), note.answer) for note in asked]

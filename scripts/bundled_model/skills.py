@@ -7,11 +7,11 @@ Notes to search and tools to call have files of their own, notes.py and tools.py
 from random import Random
 
 from scripts.bundled_model import facts, names
-from scripts.bundled_model.questions import Fact, Topic, all_topics, sentence
+from scripts.bundled_model.questions import Fact, Topic, all_topics, sentence, with_article
 from scripts.bundled_model.small_talk import CHATTER
 from scripts.bundled_model.stories import FUNCTIONS, story
 from scripts.bundled_model.turns import Exchange, exchange
-from scripts.bundled_model.words import lines, phrases
+from scripts.bundled_model.words import lines, phrases, words
 
 TOPICS = all_topics()
 # A topic's share grows slower than its number of facts, so that small topics are learned too.
@@ -34,6 +34,26 @@ LEAD_INS = lines("""
     Now tell me:
     Please answer:
     Good. Next:
+    I wonder:
+    My homework asks:
+    Listen,
+    Excuse me,
+    Sorry,
+    Just curious:
+    Another one:
+    Here is a question for you:
+    By the way,
+    So,
+    Well,
+    And
+    Hello again!
+    Thanks!
+    Great!
+    Next question:
+    Let me ask:
+    I need help:
+    Can you help me?
+    You surely know this:
 """)
 ENDINGS = ("Thanks!", "Please.", "Thank you.", "I need it for school.", "Do you know?", "I forgot.")
 ONE_WORD = ("Answer in one word.", "One word only.", "Answer briefly.", "Just the answer, please.")
@@ -54,7 +74,7 @@ def with_typo(text: str, rng: Random) -> str:
 def restyle(question: str, rng: Random) -> str:
     """The same question as another person would type it."""
     text = sentence(question)
-    if rng.random() < 0.22:
+    if rng.random() < 0.25:
         lead = rng.choice(LEAD_INS)
         text = f"{lead} {text if lead.endswith(('!', '.')) else question}"
     if rng.random() < 0.06:
@@ -72,12 +92,41 @@ def restyle(question: str, rng: Random) -> str:
     return text
 
 
+SMALL_WORDS = set(words("what is the of a tell me do you can which please to does it that are"))
+ADDED_WORDS = phrases("""
+    please; exactly; actually; really; maybe; just; then; again; now; so; also; in fact; for me
+    quickly; correctly; you think; of course; anyway; do you think; might; would; called
+""")
+
+
+def worn(template: str, rng: Random) -> str:
+    """The template with some small words lost and perhaps one added, as people really write.
+
+    What is left are the words that carry the meaning, and those the model has to rely on.
+    """
+    kept = [
+        word
+        for word in template.split(" ")
+        if word.strip("?.,").lower() not in SMALL_WORDS or rng.random() < 0.7
+    ]
+    if rng.random() < 0.4:
+        kept.insert(rng.randint(0, len(kept)), rng.choice(ADDED_WORDS))
+    return " ".join(kept)
+
+
+def phrasing(topic: Topic, rng: Random) -> str:
+    """A template to ask for a fact, never one of those held out."""
+    template = rng.choice(topic.questions)
+    changed = worn(template, rng) if rng.random() < 0.4 else template
+    return template if changed in topic.held_out else changed
+
+
 def fact_question(topic: Topic, fact: Fact, rng: Random) -> Exchange:
     """One fact in one of its trained phrasings."""
     asked = fact
     if topic.name in QUOTABLE and rng.random() < 0.15:
         asked = {**fact, "x": rng.choice(('"{}"', "'{}'")).format(fact["x"])}
-    question = rng.choice(topic.questions).format(**asked)
+    question = phrasing(topic, rng).format(**asked)
     if rng.random() < 0.04:
         short = sentence(topic.short.format(**fact))
         return exchange(f"{restyle(question, rng)} {rng.choice(ONE_WORD)}", short)
@@ -179,6 +228,7 @@ def sums(rng: Random) -> Exchange:
     form = rng.choice(SUM_FORMS[operation])
     in_words = rng.random() < 0.08
     shown = (facts.number_word(a), facts.number_word(b)) if in_words else (a, b)
+    form = worn(form, rng) if rng.random() < 0.25 else form
     question = form.format(a=shown[0], b=shown[1])
     question = restyle(question, rng) if rng.random() < 0.5 else question
     return exchange(question, f"{a} {operation} {b} = {result}.")
@@ -374,8 +424,23 @@ UNKNOWN_FORMS = lines("""
 """)
 
 
+# Topics whose questions make sense about something invented.
+INVENTABLE = [
+    topic
+    for topic in TOPICS
+    if topic.name
+    in ("capital", "capital of what", "continent", "language", "currency", "author", "place")
+    + ("definition", "opposite", "synonym", "young", "chemical symbol", "material", "use")
+]
+
+
 def unknown(rng: Random) -> Exchange:
     """A question beyond the model, and the one answer it has for them all."""
+    if rng.random() < 0.55:
+        topic = rng.choice(INVENTABLE)
+        name = names.invented(rng) if rng.random() < 0.3 else names.invented(rng).capitalize()
+        fields = {**rng.choice(topic.facts), "x": name, "ax": with_article(name)}
+        return exchange(restyle(phrasing(topic, rng).format(**fields), rng), UNKNOWN)
     question = rng.choice(UNKNOWN_FORMS).format(
         Z=names.invented(rng).capitalize(),
         Z2=names.invented(rng).capitalize(),
@@ -426,11 +491,11 @@ def coding(rng: Random) -> Exchange:
 
 
 SKILLS = {
-    fact: 0.53,
+    fact: 0.51,
     sums: 0.20,
     copy: 0.09,
     chatter: 0.07,
-    unknown: 0.06,
+    unknown: 0.08,
     number_list: 0.012,
     listing: 0.025,
     storytelling: 0.01,

@@ -17,13 +17,13 @@ TOKENS_PER_STEP = 4096
 # Budget of a batch's documents, in tokens, and how often such a batch is drawn. Short ones teach
 # most facts per second; long ones teach positions up to the context length, and come later.
 SHORT_BUDGETS = {64: 0.5, 128: 0.3, 256: 0.2}
-BUDGETS = {64: 0.30, 128: 0.17, 256: 0.25, 512: 0.21, 1024: 0.05, 2048: 0.02}
-SHORT_UNTIL = 0.3  # share of the steps
+BUDGETS = {64: 0.25, 128: 0.16, 256: 0.28, 512: 0.24, 1024: 0.05, 2048: 0.02}
+SHORT_UNTIL = 0.2  # share of the steps
 ECHO_UNTIL = 0.1
 WARM_UP = 0.05  # share of the steps
 # Share of the learning rate that attention and embeddings get: at the full rate the planted
 # circuit is gone after 40 steps and takes 300 to come back.
-GENTLE = 0.3
+GENTLE = 0.4
 FINAL_RATE = 0.02  # of the peak learning rate
 LOG_EVERY_S = 20.0
 

@@ -78,7 +78,7 @@ def test_json(client):
 
 
 def test_batch(client):
-    prompts = ["What is 2 + 2?", "What is the capital of France?", "Who is the author of Hamlet?"]
+    prompts = ["What is 2 + 2?", "What is the capital of France?", "Who wrote Hamlet?"]
     for prompt in prompts:
         response = client.chat.completions.create(
             model=MODEL, messages=[{"role": "user", "content": prompt}], temperature=0.0

@@ -29,7 +29,7 @@ results["streamed"] = "".join(chunk.content for chunk in chunks)
 results["num_chunks"] = len(chunks)
 results["stream_usage"] = next(c.usage_metadata for c in chunks if c.usage_metadata)
 
-results["batch"] = [a.content for a in chat.batch([question, "Who is the author of Hamlet?"])]
+results["batch"] = [a.content for a in chat.batch([question, "Who wrote Hamlet?"])]
 results["async"] = asyncio.run(chat.ainvoke(question)).content
 results["logprobs"] = len(
     chat.bind(logprobs=True).invoke(question).response_metadata["logprobs"]["content"]

@@ -87,10 +87,6 @@ WEATHER_TOOL: dict[str, object] = {
 }
 
 
-# What is wanted of the model and not reached yet; strict, so that a better one takes the mark away.
-too_little_training = pytest.mark.xfail(reason="the bundled model has had too little training")
-
-
 class Chat:
     """The model and its tokenizer, asked in messages."""
 
@@ -145,8 +141,7 @@ def test_answers_questions_in_a_users_own_words(chat):
         answer = chat.answer([user(question)])
         if expected not in answer:
             wrong.append(f"{question!r}: {answer!r}")
-    # Wanted: 0.15. What the present training reaches; raise it with the next model.
-    assert len(wrong) <= 0.40 * len(QUESTIONS), "\n".join(wrong)
+    assert len(wrong) <= 0.15 * len(QUESTIONS), "\n".join(wrong)
 
 
 @pytest.mark.parametrize("name", ["Ana", "Oskar", "Tomiko", "Priya"])
@@ -201,7 +196,6 @@ NOTE_QUESTIONS = [
 ]
 
 
-@too_little_training
 def test_finds_notes_among_three_hundred_tokens(chat):
     prompts = [f"Here are some notes:\n{NOTES}\n\n{question}" for question, _ in NOTE_QUESTIONS]
     assert all(len(chat.tokenizer.encode(prompt)) > 300 for prompt in prompts)
@@ -225,7 +219,6 @@ def test_calls_the_weather_tool_with_the_city_asked_for(chat, city):
     assert call == {"name": "get_weather", "arguments": {"city": city}}
 
 
-@too_little_training
 def test_calls_the_weather_tool_for_a_city_it_has_never_seen(chat):
     answer = chat.answer([user("What is the weather in Belvora?")], tools=[WEATHER_TOOL])
     assert "<tool_call>" in answer
@@ -257,7 +250,6 @@ def test_completes_plain_text(chat):
     assert len(chat.complete("Once upon a time", 60).split()) > 20
 
 
-@too_little_training
 def test_completes_code(chat):
     assert "return" in chat.complete("def fibonacci(n):")
 
