@@ -8,6 +8,9 @@
     │  ├─ ModelNotFound            404  … code model_not_found
     │  └─ PayloadTooLarge          413  … code payload_too_large
     ├─ Overloaded                  429  rate_limit_error        try again: queue full
+    │  ├─ QueueTimeout             429  … code queue_timeout        waited too long for its turn
+    │  ├─ TtftTooLong              429  … code ttft_too_long        would miss the target
+    │  └─ RateLimited              429  … code rate_limit_exceeded  its key's minute is used up
     ├─ Unavailable                 503  server_error            try again: none ready
     ├─ InstanceLost                503  server_error            the instance died
     ├─ DeadlineExceeded            504  server_error
@@ -24,6 +27,8 @@ side.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class XpydError(Exception):
     """Base of all of ours. `message` is written for whoever must act on it: no paths, no
@@ -34,6 +39,7 @@ class XpydError(Exception):
     type: str = "server_error"
     code: str = "internal_error"
     retry_after_s: float | None = None
+    headers: Mapping[str, str] = {}  # beyond those that the status asks for
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -87,6 +93,18 @@ class Overloaded(XpydError):
     type = "rate_limit_error"
     code = "queue_full"
     retry_after_s = 1.0
+
+
+class QueueTimeout(Overloaded):
+    code = "queue_timeout"
+
+
+class TtftTooLong(Overloaded):
+    code = "ttft_too_long"
+
+
+class RateLimited(Overloaded):
+    code = "rate_limit_exceeded"
 
 
 class Unavailable(XpydError):

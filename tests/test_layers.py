@@ -33,13 +33,14 @@ MAY_IMPORT = {
 }
 
 # Inside common: each part may use the ones before it (and the plain modules of common itself).
-COMMON_PARTS = ("grammar", "model", "engine", "api", "instance")
+COMMON_PARTS = ("admission", "grammar", "model", "engine", "api", "instance")
 COMMON_MAY = {
     "grammar": set(),
     "model": set(),
     "engine": {"grammar", "model"},
-    "api": set(),
-    "instance": {"grammar", "model", "engine", "api"},
+    "admission": set(),
+    "api": {"admission"},
+    "instance": {"grammar", "model", "engine", "admission", "api"},
 }
 
 

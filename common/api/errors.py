@@ -38,7 +38,7 @@ def error_response(error: XpydError) -> Response:
 
 
 def error_headers(error: XpydError) -> dict[str, str]:
-    headers = dict(error.headers) if isinstance(error, HttpError) else {}
+    headers = dict(error.headers)
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status == 401:
