@@ -78,7 +78,7 @@ def test_many_streams_at_once():
             *(answer(client, make_request(f"r{i}", p, 10)) for i, p in enumerate(prompts))
         )
         assert answers == [greedy_answer(prompt, 10) for prompt in prompts]
-        assert client._queues == {}
+        assert client._inboxes == {}
 
     driving(test)
 
@@ -174,7 +174,7 @@ def test_closing_the_stream_aborts():
         await stream.aclose()
         load = await driver.call(lambda e: e.load())
         assert load.num_running == 0
-        assert client._queues == {}
+        assert client._inboxes == {}
 
     driving(test)
 
@@ -188,7 +188,7 @@ def test_cancelling_at_any_time_aborts(delay_s):
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert (await driver.call(lambda e: e.has_work())) is False
-        assert client._queues == {}
+        assert client._inboxes == {}
 
     driving(test)
 
@@ -213,7 +213,7 @@ def test_events_of_others_are_not_ours():
         driver.listeners.append(lambda result: seen.extend(result.events))
         await driver.call(lambda e: e.add(make_request("theirs", [1], 2)))
         await until(lambda: seen and seen[-1].finish_reason is FinishReason.LENGTH)
-        assert client._queues == {}
+        assert client._inboxes == {}
 
     driving(test)
 
