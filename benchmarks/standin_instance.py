@@ -76,6 +76,7 @@ class Standin:
     vocab_size: int = 256
     first_id: int = 32  # tokens are first_id … first_id + vocab_size - 1
     max_waiting: int = 4096
+    max_num_seqs: int = 4096  # as it says; it runs whatever comes
     fail_fetch: bool = False  # every hand-over fails
     max_cached_blocks: int = 0  # of its prefix cache; 0: it has none
     recompute: bool = True  # a failed hand-over is computed here instead
@@ -159,6 +160,7 @@ class StandinInstance:
             kv_connector=config.kv_connector,
             num_blocks=4096,
             block_size=32,
+            max_num_seqs=config.max_num_seqs,
         )
         loops = [self._step_loop(), self._beat()]
         if config.registry:

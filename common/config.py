@@ -19,6 +19,7 @@ from common.errors import ConfigError
 T = TypeVar("T")
 
 
+_ADMISSION = "queue_timeout_s slo_ttft_ms requests_per_minute tokens_per_minute"
 _CLUSTER_KEY = "XPYD_CLUSTER_KEY"
 _CLUSTER_KEY_FILE = (
     "file with the secret that all processes of a fleet share; default: "
@@ -69,6 +70,20 @@ class ServeConfig:
         512, "token budget of one step: prefill chunks share it with decodes", metavar="N"
     )
     max_num_waiting: int = option(1024, "queued requests before new ones get 429", metavar="N")
+    queue_timeout_s: float = option(
+        60.0, "seconds that a request waits for room before it gets 429", metavar="S"
+    )
+    slo_ttft_ms: float | None = option(
+        None,
+        "target for the time to first token: a request that would miss it gets 429",
+        metavar="MS",
+    )
+    requests_per_minute: int | None = option(
+        None, "that each API key may send; --api-key-file can say otherwise", metavar="N"
+    )
+    tokens_per_minute: int | None = option(
+        None, "of prompts and answers, the same way", metavar="N"
+    )
     block_size: int = option(32, "tokens per KV block", metavar="N")
     kv_cache_memory: int | None = option(
         None,
@@ -138,7 +153,7 @@ class ServeConfig:
         _check_positive(
             self,
             "max_model_len max_num_seqs max_num_batched_tokens max_num_waiting block_size "
-            "kv_cache_memory kv_lease_s",
+            "kv_cache_memory kv_lease_s " + _ADMISSION,
         )
         _check_max_logprobs(self.max_logprobs)
         _check_port("--port", self.port)
@@ -169,7 +184,21 @@ class ProxyConfig:
     policy: PolicyName = option("least_loaded", "how instances are chosen for both roles")
     prefill_policy: PolicyName | None = option(None, "the same for prefill only; default --policy")
     decode_policy: PolicyName | None = option(None, "the same for decode only; default --policy")
-    max_queue: int = option(1024, "requests in flight before new ones get 429", metavar="N")
+    max_queue: int = option(1024, "requests that wait before new ones get 429", metavar="N")
+    queue_timeout_s: float = option(
+        60.0, "seconds that a request waits for room before it gets 429", metavar="S"
+    )
+    slo_ttft_ms: float | None = option(
+        None,
+        "target for the time to first token: a request that would miss it gets 429",
+        metavar="MS",
+    )
+    requests_per_minute: int | None = option(
+        None, "that each API key may send; --api-key-file can say otherwise", metavar="N"
+    )
+    tokens_per_minute: int | None = option(
+        None, "of prompts and answers, the same way", metavar="N"
+    )
     tokenizer: str = option("", "directory of the tokenizer; default: the instances' model")
     api_key: tuple[str, ...] = option(
         (), "key clients must send; may be repeated", env="XPYD_API_KEY"
@@ -211,7 +240,7 @@ class ProxyConfig:
     def __post_init__(self) -> None:
         _check_port("--port", self.port)
         _check_port("--registry-port", self.registry_port)
-        _check_positive(self, "max_queue")
+        _check_positive(self, "max_queue " + _ADMISSION)
         _check_max_logprobs(self.max_logprobs)
         for flag in ("prefill", "decode"):
             for address in getattr(self, flag):

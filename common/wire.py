@@ -56,6 +56,7 @@ class InstanceInfo(msgspec.Struct, frozen=True, array_like=True):
     block_size: int
     version: str = ""
     wire_version: int = WIRE_VERSION
+    max_num_seqs: int = 0  # sequences that run at once; 0: not told
 
 
 def info_to_json(info: InstanceInfo) -> bytes:

@@ -94,6 +94,8 @@ class Accounts:
             num_requests=max(account.num_requests, num_running + account.requests_since),
             free_blocks=max(0, (load.free_blocks if load else info.num_blocks) - taken),
             total_blocks=info.num_blocks,
+            num_ours=account.num_requests,
+            max_num_seqs=info.max_num_seqs,
         )
 
     def forget(self, membership: Membership) -> None:

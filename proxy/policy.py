@@ -28,6 +28,8 @@ class InstanceView:
     num_requests: int  # running and waiting
     free_blocks: int
     total_blocks: int
+    num_ours: int = 0  # of those requests, from this proxy
+    max_num_seqs: int = 0  # that it runs at once; 0: it does not say
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ import time
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
+from common.admission.admission import Admission, AdmissionLimits, Want
 from common.cluster_key import ClusterKey
 from common.engine_client import ModelCard
 from common.errors import BadRequest, Overloaded, Unavailable, XpydError, from_wire
@@ -22,6 +22,7 @@ from common.request import EngineRequest, TokenEvent
 from common.wire import Abort, Accepted, Failed, Prefixes, Tokens, WatchPrefixes
 from proxy.choreography import Action, AskRoute, Choreography, End, Limits, Phase, Send
 from proxy.fleet_view import Accounts, view_fleet
+from proxy.flight import Counts, Flight
 from proxy.links import Links
 from proxy.membership import Membership
 from proxy.policies import POLICIES, reads_prefixes
@@ -31,51 +32,17 @@ from proxy.policy import (
     Policy,
     RequestFacts,
     Route,
+    Snapshot,
     choose_pair,
 )
 from proxy.prefix_follower import PrefixFollower, PromptPrefix
+from proxy.room import backlog, has_room
 
 log = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = Limits()
 UNREAD_S = 30.0  # a client that takes nothing for so long, with tokens waiting, is given up
 _PREFILLING = (Phase.ACCEPTING, Phase.PREFILLING)
-
-
-@dataclass(slots=True)
-class Flight:
-    """One request under way."""
-
-    machine: Choreography
-    model: str
-    turn: int
-    taken_at: float  # when its client last took an event
-    outbox: deque[TokenEvent] = field(default_factory=deque)
-    waiter: asyncio.Future[None] | None = None
-    error: XpydError | None = None
-    wire_id: str = ""
-    phase: Phase = Phase.NEW
-    assigned: tuple[str, ...] = ()
-    kv_fingerprint: str = ""  # of the instances that computed what the client has
-    num_cached: int = 0  # tokens of the prompt that its prefill instance should have
-
-    def wake(self) -> None:
-        waiter, self.waiter = self.waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-
-@dataclass(slots=True)
-class Counts:
-    requests: int = 0
-    finished: int = 0
-    aborted: int = 0
-    failed: int = 0
-    migrations: int = 0  # attempts after the first
-    lost_instances: int = 0
-    stray_events: int = 0  # tokens of attempts that are over
-    cached_tokens: int = 0  # of prompts, at the instances that they were sent to by prefix
-    rejections: dict[str, int] = field(default_factory=dict)  # by error code
 
 
 class Fleet:
@@ -86,7 +53,7 @@ class Fleet:
         membership: Membership | None = None,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        max_in_flight: int = 1024,
+        admission: AdmissionLimits | None = None,
         prefill_policy: str = "least_loaded",
         decode_policy: str = "least_loaded",
         key: ClusterKey | None = None,
@@ -107,7 +74,7 @@ class Fleet:
             key=key,
         )
         self._limits = limits
-        self._max_in_flight = max_in_flight
+        self.admission = Admission(self, admission)
         self._prefill_policy: Policy = POLICIES[prefill_policy][0]
         self._decode_policy: Policy = POLICIES[decode_policy][1]
         self.prefixes = (
@@ -147,6 +114,19 @@ class Fleet:
         facts = RequestFacts(num_tokens=1)
         return not isinstance(self._choose(self.served_model(), "", facts), NoInstance)
 
+    # --- the waiting room's Capacity ---------------------------------------------------------
+
+    def has_room(self, want: Want) -> bool:
+        return has_room(self._snapshot(), want)
+
+    def backlog(self) -> int:
+        return backlog(self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        return view_fleet(self.membership, self._accounts, self.served_model())
+
+    # --- requests ----------------------------------------------------------------------------
+
     async def generate(self, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
         flight = self._admit(request)
         loop = asyncio.get_running_loop()
@@ -156,6 +136,7 @@ class Fleet:
             while True:
                 while outbox:
                     event = outbox.popleft()
+                    flight.unread.taken(event)
                     flight.taken_at = time.monotonic()
                     yield event
                     if event.finish_reason is not None:
@@ -220,8 +201,10 @@ class Fleet:
             if len(actions) == 1 and machine.phase is flight.phase:
                 action = actions[0]
                 if isinstance(action, TokenEvent):  # nearly always
-                    flight.outbox.append(action)
+                    flight.put(action)
                     flight.wake()
+                    if flight.unread.is_too_much(len(flight.outbox)):
+                        self._give_up(flight)
                     continue
             self._apply(flight, actions)
 
@@ -246,8 +229,11 @@ class Fleet:
             if now >= flight.machine.deadline:
                 self._apply(flight, flight.machine.tick(now))
             if flight.outbox and now - flight.taken_at > UNREAD_S and flight.waiter is None:
-                flight.error = Unavailable("the client does not read its answer")
-                self._apply(flight, flight.machine.client_gone())
+                self._give_up(flight)
+
+    def _give_up(self, flight: Flight) -> None:
+        flight.error = Unavailable("the client does not read its answer")
+        self._apply(flight, flight.machine.client_gone())
 
     def _watch_prefixes(self, now: float) -> None:
         if self.prefixes is None:
@@ -265,7 +251,7 @@ class Fleet:
         while todo:
             action = todo.popleft()
             if isinstance(action, TokenEvent):
-                flight.outbox.append(action)
+                flight.put(action)
             elif isinstance(action, Send):
                 if not self.links.send(action.instance_id, action.message):
                     reason = "it does not take messages"
@@ -325,8 +311,6 @@ class Fleet:
         refusal: XpydError | None = None
         if self.is_draining:
             refusal = Unavailable("the proxy is shutting down")
-        elif self._num_in_flight >= self._max_in_flight:
-            refusal = Overloaded(f"{self._num_in_flight} requests are in flight; try again later")
         elif request.request_id in self._flights:
             refusal = BadRequest("a request with this id is running", "request_id")
         if refusal is not None:

@@ -18,6 +18,7 @@ import zmq
 from fastapi import FastAPI
 
 from common.addresses import tcp_endpoint
+from common.admission.admission import AdmissionLimits
 from common.api.app import create_app
 from common.api.settings import ApiSettings
 from common.cluster_key import ClusterKey
@@ -46,7 +47,7 @@ class ProxySettings:
     decode: tuple[str, ...] = ()
     prefill_policy: str = "least_loaded"
     decode_policy: str = "least_loaded"
-    max_queue: int = 1024  # requests in flight; beyond it 429
+    admission: AdmissionLimits = AdmissionLimits()
     tokenizer: str = ""  # directory; default: the instances' model_path
     api: ApiSettings = ApiSettings()
     admin_key: str = ""  # none: the admin API is off
@@ -111,7 +112,7 @@ def build_fleet(settings: ProxySettings) -> Fleet:
     return Fleet(
         membership,
         limits=settings.limits,
-        max_in_flight=settings.max_queue,
+        admission=settings.admission,
         prefill_policy=settings.prefill_policy,
         decode_policy=settings.decode_policy,
         key=settings.cluster_key,
@@ -132,7 +133,7 @@ def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
 
     api = replace(settings.api, own_guard_paths=ADMIN_PATHS)
     metrics = Metrics(settings.metrics_prefix)
-    app = create_app(fleet, texts, metrics, api, lifespan)
+    app = create_app(fleet, texts, metrics, api, lifespan, fleet.admission)
     register_metrics(metrics, fleet)
     add_pages(app, fleet)
     add_admin(app, fleet, api, settings.admin_key)
@@ -142,6 +143,7 @@ def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
 async def drain(fleet: Fleet, drain_s: float) -> None:
     """Refuse what is new; wait for what runs, but not for ever."""
     fleet.is_draining = True
+    fleet.admission.close("the proxy is shutting down")
     try:
         await asyncio.wait_for(fleet.idle.wait(), drain_s)
     except asyncio.TimeoutError:

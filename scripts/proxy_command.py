@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common import cluster_key
-from common.api.settings import api_settings
+from common.api.settings import admission_limits, api_settings
 from common.config import ProxyConfig
 from common.http_server import tls_of
 from proxy.server import ProxySettings
@@ -21,7 +21,7 @@ def run(config: ProxyConfig, admin_key: str | None) -> int:
             decode=config.decode,
             prefill_policy=config.prefill_policy or config.policy,
             decode_policy=config.decode_policy or config.policy,
-            max_queue=config.max_queue,
+            admission=admission_limits(config),
             tokenizer=config.tokenizer,
             api=api_settings(config),
             admin_key=admin_key or "",

@@ -18,17 +18,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from common.admission.admission import Admission, Unlimited
+from common.admission.watch import watch_admission
 from common.api import protocol
 from common.api.anthropic.endpoints import count_tokens, create_message
 from common.api.anthropic.errors import is_messages_path, messages_error
 from common.api.anthropic.protocol import CountTokensRequest, MessagesRequest
 from common.api.chat import create_chat_completion
 from common.api.completions import create_completion
+from common.api.context import info_of
 from common.api.errors import error_response, http_error
 from common.api.gate import Gate
 from common.api.generate import abort_requests, generate
 from common.api.generation import Service
 from common.api.invocations import invoke
+from common.api.limits import RATE_HEADERS, Limiter
 from common.api.observe import RequestMetrics
 from common.api.openapi import describe
 from common.api.responses.endpoints import Responses
@@ -45,6 +49,7 @@ from common.text import TextModel
 __all__ = ["ApiSettings", "create_app"]
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+ServiceEndpoint = Callable[[Service, Request], Awaitable[Response]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 
 
@@ -54,10 +59,15 @@ def create_app(
     metrics: Metrics,
     settings: ApiSettings,
     lifespan: Lifespan | None = None,
+    admission: Admission | None = None,
 ) -> FastAPI:
-    """`texts`: the text side of a served model, by the name on its card."""
+    """`texts`: the text side of a served model, by the name on its card. `admission`: who may come
+    in and when; by default everybody, at once."""
     observed = RequestMetrics(metrics)
-    service = Service(client, texts, observed, settings)
+    admission = admission or Admission(Unlimited())
+    watch_admission(metrics, admission)
+    limiter = Limiter(settings.ring.terms_of, settings.rates)
+    service = Service(client, texts, observed, settings, admission, limiter)
     responses = Responses(service)
     app = FastAPI(
         title="xpyd",
@@ -73,7 +83,7 @@ def create_app(
             allow_origins=settings.allowed_origins,
             allow_methods=["*"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After"],
+            expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", *RATE_HEADERS],
         )
     _add_generation(app, service)
     _add_responses(app, responses)
@@ -103,18 +113,18 @@ def _as_error(error: XpydError, path: str) -> Response:
 
 def _add_generation(app: FastAPI, service: Service) -> None:
     running = Running()
-    _post(app, "/v1/chat/completions", create_chat_completion, service, protocol.ChatRequest)
-    _post(app, "/v1/completions", create_completion, service, protocol.CompletionRequest)
-    invocation = (protocol.ChatRequest, protocol.CompletionRequest)
-    _post(app, "/invocations", invoke, service, *invocation)
-    _post(app, "/v1/messages", create_message, service, MessagesRequest)
+    chat, completion = protocol.ChatRequest, protocol.CompletionRequest
+    _post(app, "/v1/chat/completions", _counted(create_chat_completion), service, chat)
+    _post(app, "/v1/completions", _counted(create_completion), service, completion)
+    _post(app, "/invocations", _counted(invoke), service, chat, completion)
+    _post(app, "/v1/messages", _counted(create_message), service, MessagesRequest)
     _post(app, "/v1/messages/count_tokens", count_tokens, service, CountTokensRequest)
     _post(app, "/tokenize", tokenize, service, protocol.TokenizePrompt, protocol.TokenizeChat)
     _post(app, "/detokenize", detokenize, service, protocol.DetokenizeRequest)
     if service.settings.show_tokenizer:
         _route(app, "GET", "/tokenizer_info", partial(tokenizer_info, service))
-    generating = partial(generate, service, running)
-    _route(app, "POST", "/inference/v1/generate", generating, protocol.GenerateRequest)
+    path, generate_tokens = "/inference/v1/generate", partial(generate, running)
+    _post(app, path, _counted(generate_tokens), service, protocol.GenerateRequest)
     aborting = partial(abort_requests, service, running)
     _route(app, "POST", "/inference/v1/abort_requests", aborting, protocol.AbortRequest)
 
@@ -183,10 +193,20 @@ def _json(body: dict[str, Any]) -> Response:
     return Response(encode_json(body), media_type="application/json")
 
 
+def _counted(endpoint: ServiceEndpoint) -> ServiceEndpoint:
+    """Against its key's requests per minute, before anything is read."""
+
+    async def serve(service: Service, request: Request) -> Response:
+        service.limiter.take_request(info_of(request))
+        return await endpoint(service, request)
+
+    return serve
+
+
 def _post(
     app: FastAPI,
     path: str,
-    endpoint: Callable[[Service, Request], Awaitable[Response]],
+    endpoint: ServiceEndpoint,
     service: Service,
     *bodies: type[BaseModel],
 ) -> None:

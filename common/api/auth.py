@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable
 
-from common.api.key_ring import KeyRing, digest_of
+from common.api.key_ring import digest_of
 from common.api.settings import ApiSettings
 from common.errors import InvalidApiKey
 
@@ -18,7 +18,7 @@ _OPEN_PATHS = frozenset({"/health", "/ping", "/version"})
 
 class KeyCheck:
     def __init__(self, settings: ApiSettings) -> None:
-        self._ring = settings.key_ring or KeyRing(settings.api_keys)
+        self._ring = settings.ring
         self._peer_paths = settings.peer_paths
         self._peer_digest = digest_of(settings.peer_token.encode())
         self._open_paths = _OPEN_PATHS | settings.own_guard_paths

@@ -65,6 +65,7 @@ async def create_chat_completion(service: Service, request: Request) -> Response
         prompt_logprobs=ask.prompt_logprobs,
         priority=ask.priority,
         cache_salt=ask.cache_salt,
+        timeout_s=ask.timeout_s,
         stream_interval=ask.stream_interval if ask.stream else 1,
         constraint=enforced(rules, dialect, style.prompt_end, constraint_of(ask)),
         shown_specials=dialect.special_marks if style.reads else frozenset(),

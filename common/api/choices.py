@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from common.admission.admission import Place
+from common.api.deadline import Deadline
 from common.api.observe import Observation
 from common.api.repetition import RepetitionWatch
 from common.detokenizer import IncrementalDetokenizer
@@ -118,14 +120,21 @@ class ChoiceText:
 
 
 async def run_choice(
-    client: EngineClient, request: EngineRequest, text: ChoiceText, observed: Observation
+    client: EngineClient,
+    request: EngineRequest,
+    text: ChoiceText,
+    observed: Observation,
+    place: Place,
 ) -> AsyncGenerator[Piece, None]:
-    """Run one sequence. A stop string ends it in the engine too; so does closing this generator."""
+    """Run one sequence when it is its turn. A stop string ends it in the engine too; so does
+    closing this generator."""
     observed.submitted()
     is_over = False
     try:
+        await place.turn()
         async with aclosing(client.generate(request)) as events:
             async for event in events:
+                place.came(len(event.token_ids), event.num_cached_tokens)
                 piece = text.accept(event)
                 observed.tokens(len(piece.token_ids))
                 if piece.finish_reason:
@@ -140,6 +149,7 @@ async def run_choice(
         observed.finished("error")
         raise
     finally:
+        place.leave()
         observed.closed()
 
 
@@ -173,18 +183,35 @@ def _joined(pieces: list[Piece]) -> Piece:
     )
 
 
-async def merge(runs: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
-    """All pieces as they come. If one choice fails, or the reader leaves, all are closed."""
-    if len(runs) == 1:
+async def merge(
+    runs: Sequence[AsyncGenerator[Piece, None]], deadline: Deadline | None = None
+) -> AsyncGenerator[Piece, None]:
+    """All pieces as they come. If one choice fails, the deadline passes or the reader leaves, all
+    are closed; at the deadline also while the reader is busy with what came before."""
+    if len(runs) == 1 and deadline is None:
         async with aclosing(runs[0]) as run:
             async for piece in run:
                 yield piece
         return
     queue: asyncio.Queue[Piece | Exception | None] = asyncio.Queue(_MAX_QUEUED_PIECES)
     tasks = [asyncio.ensure_future(_pump(run, queue)) for run in runs]
+    missed: list[XpydError] = []
+
+    def end(deadline: Deadline) -> None:
+        missed.append(deadline.error())
+        for task in tasks:
+            task.cancel()
+        if queue.empty():
+            queue.put_nowait(missed[0])  # the reader waits there
+
+    timer = None
+    if deadline is not None:
+        timer = asyncio.get_running_loop().call_later(deadline.left_s, end, deadline)
     try:
         remaining = len(runs)
         while remaining:
+            if missed and queue.empty():
+                raise missed[0]
             item = await queue.get()
             if isinstance(item, Piece):
                 yield item
@@ -193,6 +220,8 @@ async def merge(runs: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[P
             else:
                 raise item
     finally:
+        if timer is not None:
+            timer.cancel()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

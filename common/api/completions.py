@@ -72,6 +72,7 @@ def _demand(ask: CompletionRequest) -> Demand:
         prompt_logprobs=max(asked, default=None),
         priority=ask.priority,
         cache_salt=ask.cache_salt,
+        timeout_s=ask.timeout_s,
         constraint=constraint_of(ask),
         stream_interval=ask.stream_interval if ask.stream else 1,
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
+
+from common.admission.rate_limit import Reading
 
 _KEY = "xpyd.request"
 _MAX_LABEL_CHARS = 128
@@ -24,6 +26,7 @@ class RequestInfo:
     tenant: str = ""  # digest of the key it came with
     priority: int = 0  # of the X-Vllm-Priority header
     session_id: str = ""  # a label for logs and routing, never a key
+    timeout_s: float | None = None  # of the X-Request-Timeout header
     started: float = field(default_factory=time.monotonic)
     status: int = 0
     body: dict[str, Any] | None = None  # read and decoded
@@ -33,6 +36,7 @@ class RequestInfo:
     timings: dict[str, float] = field(
         default_factory=dict
     )  # seconds per stage until the first token
+    rate_readings: Sequence[Reading] = ()  # for the headers
 
     def name(self, label: str, session: str = "") -> None:
         """The body's `request_id` and `session_id`, which the headers' overrule."""

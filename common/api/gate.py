@@ -22,6 +22,8 @@ from common.api.auth import KeyCheck
 from common.api.context import RequestInfo, attach, clean_label
 from common.api.disconnect import ClientGone
 from common.api.errors import HttpError, error_response
+from common.api.limits import rate_headers
+from common.api.protocol import MAX_TIMEOUT_S
 from common.api.settings import ApiSettings
 from common.errors import BadRequest, XpydError
 
@@ -31,6 +33,7 @@ access = logging.getLogger("xpyd.access")
 _MAX_URL_BYTES = 8192
 _MAX_HEADERS = 256
 _MAX_HEADER_BYTES = 64 << 10
+_SECONDS = re.compile(rb"[0-9]{1,6}(\.[0-9]{1,9})?")
 _INT32 = re.compile(rb"-?[0-9]{1,10}")
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
 _CLIENT_GONE = 499  # nobody reads it; it is for the log, as nginx writes it
@@ -127,6 +130,8 @@ def _read_headers(scope: Scope, info: RequestInfo) -> None:
             info.session_id = clean_label(value.decode("latin-1"))
         elif name == b"x-vllm-priority":
             info.priority = _priority(value.strip())
+        elif name == b"x-request-timeout":
+            info.timeout_s = _timeout(value.strip())
 
 
 def _priority(value: bytes) -> int:
@@ -135,9 +140,18 @@ def _priority(value: bytes) -> int:
     return int(value)
 
 
+def _timeout(value: bytes) -> float:
+    if not _SECONDS.fullmatch(value) or not 0.0 < float(value) <= MAX_TIMEOUT_S:
+        raise BadRequest(
+            f"X-Request-Timeout must be seconds, above 0 and at most {MAX_TIMEOUT_S}",
+            "X-Request-Timeout",
+        )
+    return float(value)
+
+
 def _our_headers(info: RequestInfo, path: str) -> list[tuple[bytes, bytes]]:
     label = info.request_id.encode("latin-1")
-    headers = [(b"x-request-id", label)]
+    headers = [(b"x-request-id", label), *rate_headers(info.rate_readings)]
     if is_messages_path(path):
         headers.append((b"request-id", label))  # where Anthropic's clients look
     if info.timings:

@@ -25,7 +25,7 @@ from common.api.sse import ChunkWriter, EventStream, json_answer
 from common.errors import BadRequest
 
 
-async def generate(service: Service, running: Running, request: Request) -> Response:
+async def generate(running: Running, service: Service, request: Request) -> Response:
     body = await read_object(request, service.settings)
     refuse(body, GENERATE)
     if isinstance(body.get("sampling_params"), dict):
@@ -45,6 +45,7 @@ async def generate(service: Service, running: Running, request: Request) -> Resp
         prompt_logprobs=fields.prompt_logprobs,
         priority=ask.priority,
         cache_salt=ask.cache_salt,
+        timeout_s=ask.timeout_s,
         constraint=constraint_of(fields),
     )
     info = info_of(request)

@@ -12,15 +12,18 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from common.admission.admission import Admission, Ask, Place
 from common.api.choices import ChoiceText, Piece, merge, pace, run_choice
 from common.api.context import RequestInfo
+from common.api.deadline import Deadline, missed, stage_of
+from common.api.limits import Limiter
 from common.api.observe import RequestMetrics
 from common.api.protocol import SamplingFields
 from common.api.repetition import RepetitionWatch
 from common.api.sampling import Limits, fit, sampling_params, with_seed
 from common.api.settings import ApiSettings
 from common.engine_client import EngineClient, ModelCard
-from common.errors import BadRequest, ModelNotFound, Unavailable
+from common.errors import BadRequest, DeadlineExceeded, ModelNotFound, Unavailable
 from common.request import Constraint, EngineRequest, SamplingParams, TokenLogprob
 from common.text import TextModel
 
@@ -33,6 +36,8 @@ class Service:
     texts: Callable[[str], TextModel]
     metrics: RequestMetrics
     settings: ApiSettings
+    admission: Admission
+    limiter: Limiter
 
     def resolve(self, name: str | None) -> tuple[ModelCard, TextModel]:
         """The served model of this name; without a name, the first. Raises 404, or 503 if none."""
@@ -87,6 +92,7 @@ class Demand:
     cache_salt: str
     constraint: Constraint | None = None  # what the whole answer must match
     stream_interval: int = 1  # tokens per piece, after the first
+    timeout_s: float | None = None  # None: as the request's header says
     shown_specials: frozenset[int] = frozenset()  # special tokens that are decoded nevertheless
 
 
@@ -153,8 +159,9 @@ class Generation:
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Runs everything. Closing it stops every sequence, in the engines too."""
-        runs = [self._run(number) for number in range(self.num_choices)]
-        merged = merge(runs)
+        places = self._enter()
+        runs = [self._run(number, place) for number, place in enumerate(places)]
+        merged = merge(runs, self._deadline(places))
         try:
             async for piece in merged:
                 given = piece if self._demand.max_tokens != 0 else _without_answer(piece)
@@ -162,8 +169,39 @@ class Generation:
                 yield given
         finally:
             await merged.aclose()
+            for place in places:
+                place.leave()
 
-    def _run(self, number: int) -> AsyncGenerator[Piece, None]:
+    def _enter(self) -> list[Place]:
+        """Places in the waiting room, one per sequence. Raises what refuses them."""
+        limiter, info = self._service.limiter, self._info
+        limiter.check_tokens(info, self.usage.prompt_tokens)
+        weight, priority = limiter.weight_of(info.tenant), self._priority()
+        sizes = [len(prompt.token_ids) for prompt in self.prompts]
+        places = self._service.admission.enter(
+            [
+                Ask(info.tenant, size, priority, weight)
+                for size in sizes
+                for _ in range(self.choices_per_prompt)
+            ]
+        )
+        limiter.spend(info, "tokens", self.usage.prompt_tokens)
+        return places
+
+    def _deadline(self, places: list[Place]) -> Deadline | None:
+        asked = self._demand.timeout_s
+        timeout_s = self._info.timeout_s if asked is None else asked
+        if timeout_s is None:
+            return None
+
+        def error() -> DeadlineExceeded:
+            stage = stage_of(places)
+            self._service.metrics.expired(stage.value)
+            return missed(timeout_s, stage)
+
+        return Deadline(self._info.started + timeout_s, error)
+
+    def _run(self, number: int, place: Place) -> AsyncGenerator[Piece, None]:
         prompt_index, choice = divmod(number, self.choices_per_prompt)
         prompt, fields = self.prompts[prompt_index], self.fields
         request = EngineRequest(
@@ -190,7 +228,7 @@ class Generation:
         observed = self._service.metrics.observe(
             self.card.name, len(prompt.token_ids), self._info.started
         )
-        run = run_choice(self._service.client, request, text, observed)
+        run = run_choice(self._service.client, request, text, observed, place)
         interval = self._demand.stream_interval
         return run if interval == 1 else pace(run, interval)
 
@@ -206,6 +244,7 @@ class Generation:
     def _count(self, piece: Piece) -> None:
         self.usage.completion_tokens += len(piece.token_ids)
         self._info.completion_tokens = self.usage.completion_tokens
+        self._service.limiter.spend(self._info, "tokens", len(piece.token_ids))
         if piece.first is not None:
             if piece.choice % self.choices_per_prompt == 0:
                 self.usage.cached_tokens += piece.first.num_cached_tokens

@@ -44,6 +44,11 @@ class RequestMetrics:
         self._success = metrics.counter(
             "request_success", "Finished requests.", labels=("finished_reason",)
         )
+        self._expired = metrics.counter(
+            "deadlines_missed",
+            "Requests ended by their own deadline, by how far they had come.",
+            labels=("stage",),
+        )
         self._rejections = metrics.counter(
             "rejections", "Requests refused before the first token.", labels=("reason",)
         )
@@ -51,6 +56,10 @@ class RequestMetrics:
     def rejected(self, error: XpydError) -> None:
         """`error.code` comes from our own tree, so the label set is fixed."""
         self._rejections.labels(error.code).inc()
+
+    def expired(self, stage: str) -> None:
+        """`stage`: queue, prefill or decode."""
+        self._expired.labels(stage).inc()
 
     def observe(self, model_name: str, prompt_len: int, started: float) -> Observation:
         return Observation(self, model_name, prompt_len, started)

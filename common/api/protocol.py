@@ -16,8 +16,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARS = 1024
 MAX_TOOLS = 128
+MAX_TIMEOUT_S = 86_400
 
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+Timeout = Annotated[
+    float | None,
+    Field(gt=0, le=MAX_TIMEOUT_S, description="seconds until the request ends with a 504"),
+]
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _UNUSED = "accepted, without effect"
 _SALT = re.compile(r"[^@/\\\0]*")
@@ -149,6 +154,7 @@ class OpenAIFields(SamplingFields):
     stream_interval: int = Field(1, ge=1, le=4096, description="tokens per event after the first")
     add_special_tokens: bool | None = None
     priority: int | None = Field(None, ge=-(1 << 31), lt=1 << 31, description="lower runs first")
+    timeout_s: Timeout = None
     cache_salt: Annotated[str, AfterValidator(_salt)] = Field("", max_length=128)
     request_id: str = Field("", max_length=256, description="a label for logs")
     session_id: str = Field("", max_length=256, description="a label for logs and routing")
@@ -353,6 +359,7 @@ class GenerateRequest(Body):
     stream_options: StreamOptions | None = None
     return_token_ids: bool = Field(True, description="accepted: they always come")
     priority: int | None = Field(None, ge=-(1 << 31), lt=1 << 31, description="lower runs first")
+    timeout_s: Timeout = None
     cache_salt: Annotated[str, AfterValidator(_salt)] = Field("", max_length=128)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from common.admission.admission import AdmissionLimits
+from common.admission.rate_limit import Rates
 from common.api.key_ring import KeyRing
 from common.api.reasoning.formats import BY_NAME as REASONING_FORMATS
 from common.api.responses.store import StoreLimits
@@ -36,6 +38,7 @@ class ApiSettings:
     reasoning_parser: str = ""
     open_metrics: bool = False  # /metrics without a key although keys are set
     key_ring: KeyRing | None = None  # instead of `api_keys`: keys that can change
+    rates: Rates = Rates()  # per key, where the key's own line says nothing
     peer_token: str = field(default="", repr=False)  # a key for `peer_paths` only: our own proxy's
     peer_paths: frozenset[str] = frozenset()
     own_guard_paths: frozenset[str] = frozenset()  # exact paths that check a secret of their own
@@ -43,6 +46,10 @@ class ApiSettings:
     stalled_reader_s: float = 30.0  # a client that reads nothing for so long is dropped
     stored_responses: StoreLimits = StoreLimits()
     max_background: int = 64  # responses that run with nobody waiting for them
+
+    @property
+    def ring(self) -> KeyRing:
+        return KeyRing(self.api_keys) if self.key_ring is None else self.key_ring
 
     @property
     def reload_keys(self) -> Callable[[], None] | None:
@@ -65,6 +72,17 @@ def api_settings(config: ServeConfig | ProxyConfig) -> ApiSettings:
         tool_call_parser=_format("--tool-call-parser", config.tool_call_parser, CALL_FORMATS),
         reasoning_parser=_format("--reasoning-parser", config.reasoning_parser, REASONING_FORMATS),
         open_metrics=config.open_metrics,
+        rates=Rates(config.requests_per_minute, config.tokens_per_minute),
+    )
+
+
+def admission_limits(config: ServeConfig | ProxyConfig) -> AdmissionLimits:
+    slo_ms = config.slo_ttft_ms
+    bound = config.max_queue if isinstance(config, ProxyConfig) else config.max_num_waiting
+    return AdmissionLimits(
+        max_waiting=bound,
+        max_wait_s=config.queue_timeout_s,
+        slo_ttft_s=None if slo_ms is None else slo_ms / 1000,
     )
 
 

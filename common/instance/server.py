@@ -21,8 +21,9 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
 
 from common.addresses import bracketed, is_wildcard
+from common.admission.admission import Admission
 from common.api.app import create_app
-from common.api.settings import ApiSettings, api_settings
+from common.api.settings import ApiSettings, admission_limits, api_settings
 from common.config import ServeConfig
 from common.engine.local import LocalEngine
 from common.engine_client import ModelCard
@@ -36,6 +37,7 @@ from common.instance.parts import EngineParts, build_engine, pin_to_cores
 from common.instance.prefix_report import PrefixReports
 from common.instance.registration import Registration
 from common.instance.request_link import RequestLinks
+from common.instance.room import EngineRoom
 from common.metrics import Metrics
 from common.request import EngineRequest, TokenEvent
 from common.text import TextModel
@@ -126,6 +128,8 @@ class _Instance:
         self._kv_events = self._publisher()
         parts.driver.start(asyncio.get_running_loop())
         self._client = DrainingClient(LocalEngine(parts.driver, parts.card), self._is_alive)
+        room = EngineRoom(parts.engine.load, config.max_num_seqs)
+        self._admission = Admission(room, admission_limits(config))
         self._links = RequestLinks(
             self._link_settings.bind,
             on_message=self._on_message,
@@ -205,6 +209,7 @@ class _Instance:
             num_blocks=parts.cache.num_blocks,
             block_size=config.block_size,
             version=VERSION,
+            max_num_seqs=config.max_num_seqs,
         )
 
     def _app(self, info: InstanceInfo) -> FastAPI:
@@ -217,6 +222,7 @@ class _Instance:
             lambda model: text,
             metrics,
             self._settings,
+            admission=self._admission,
         )
 
         @app.get("/instance", include_in_schema=False)
@@ -288,6 +294,7 @@ class _Instance:
         """Take no new work; let requests and leases end, for at most the configured time."""
         self._draining = True
         self._client.draining = True
+        self._admission.close("this instance is shutting down")
         self._links.announce_load()
         deadline = time.monotonic() + self._config.drain_timeout_s
         while time.monotonic() < deadline:

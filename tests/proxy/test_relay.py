@@ -155,22 +155,6 @@ def test_instances_that_do_not_match_are_not_paired(field):
     run(scenario())
 
 
-def test_too_many_in_flight_are_refused():
-    async def scenario():
-        async with running_fleet(*pd(), max_in_flight=2) as (fleet, _):
-            events = [fleet.generate(make_request(max_tokens=1000)) for _ in range(2)]
-            for one in events:
-                await anext(one)
-            with pytest.raises(Overloaded) as refused:
-                await collect(fleet, make_request())
-            assert refused.value.retry_after_s
-            await events[0].aclose()
-            assert await collect(fleet, make_request()) == answer()
-            await events[1].aclose()
-
-    run(scenario())
-
-
 def test_a_full_instance_sends_the_request_to_another():
     async def scenario():
         configs = [Standin("prefill", "p0", max_waiting=0), *pd(2)[1:]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 
 import httpx
 import pytest
@@ -11,9 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.standin_instance import Standin, StandinInstance
+from common.admission.admission import AdmissionLimits
 from common.api.settings import ApiSettings
 from common.errors import ConfigError
-from proxy.server import ProxySettings, build_app, build_fleet
+from proxy.server import ProxySettings, build_app, build_fleet, drain
 from tests.proxy.fleet_of_standins import FAST, until
 
 ADMIN = {"x-api-key": "root"}
@@ -116,16 +118,41 @@ def test_a_mismatch_reaches_the_client_by_name(model_dir):
     run(scenario())
 
 
-def test_a_full_proxy_says_429(model_dir):
+def test_a_full_fleet_makes_requests_wait_and_a_full_queue_says_429(model_dir):
     async def scenario():
-        configs = standins(model_dir, prefill_s=0.5)
-        async with proxy(*configs, max_queue=2) as (client, _, _):
+        configs = standins(model_dir, prefill_s=60.0, max_num_seqs=1)  # that makes three seats
+        limits = AdmissionLimits(max_waiting=1)
+        async with proxy(*configs, admission=limits) as (client, fleet, (p, _)):
+            room = fleet.admission
             body = {"model": "demo", "prompt": "x", "max_tokens": 2}
-            answers = await asyncio.gather(
-                *(client.post("/v1/completions", json=body) for _ in range(5))
-            )
-            assert sorted(a.status_code for a in answers) == [200, 200, 429, 429, 429]
-            assert all(a.headers["retry-after"] for a in answers if a.status_code == 429)
+
+            def ask():
+                return asyncio.create_task(client.post("/v1/completions", json=body))
+
+            asked = [ask() for _ in range(3)]
+            await until(lambda: fleet.num_in_flight == 3)
+            asked.append(ask())
+            await until(lambda: room.num_waiting == 1)
+            assert fleet.num_in_flight == 3
+            refused = await ask()
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "queue_full"
+            assert int(refused.headers["retry-after"]) >= 1
+            metrics = (await client.get("/metrics")).text
+            assert re.search(r"admission_queue_requests{.*} 1.0", metrics)
+            assert re.search(r'rejections_total{.*reason="queue_full".*} 1.0', metrics)
+            asked[0].cancel()  # a seat becomes free
+            await until(lambda: room.num_waiting == 0 and fleet.num_in_flight == 3)
+            last = ask()
+            await until(lambda: room.num_waiting == 1)
+            closing = asyncio.create_task(drain(fleet, 60.0))
+            assert (await last).status_code == 503  # it had not been accepted
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            await closing
+            assert (room.num_running, room.num_waiting, room.num_waiting_tokens) == (0, 0, 0)
+            await until(lambda: not (p.tasks or p.offers))
 
     run(scenario())
 

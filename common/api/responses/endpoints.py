@@ -50,10 +50,11 @@ class Responses:
     # --- making ----------------------------------------------------------------------------------
 
     async def create(self, request: Request) -> Response:
+        info = info_of(request)
+        self._service.limiter.take_request(info)
         body = await read_object(request, self._service.settings)
         refuse_unsupported(body)
         ask = parse(ResponseRequest, body)
-        info = info_of(request)
         info.name(ask.request_id)
         run, generation = await self._prepare(ask, info)
         if ask.background:
@@ -87,6 +88,7 @@ class Responses:
             prompt_logprobs=None,
             priority=ask.priority,
             cache_salt=ask.cache_salt,
+            timeout_s=ask.timeout_s,
             constraint=enforced(rules, dialect, prompt_end, content),
             shown_specials=dialect.special_marks if reads else frozenset(),
         )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from common.api.protocol import MAX_TOOLS, Body, CacheSalt, SamplingFields
+from common.api.protocol import MAX_TOOLS, Body, CacheSalt, SamplingFields, Timeout
 
 LOGPROBS = "message.output_text.logprobs"
 # The others speak of what never occurs here (hosted tools, images), or of what is never hidden.
@@ -152,6 +152,7 @@ class ResponseRequest(ConversationFields, SamplingFields):
     stream: bool = False
     stream_options: StreamOptions | None = None
     priority: int = Field(0, ge=-(1 << 31), lt=1 << 31)
+    timeout_s: Timeout = None
     cache_salt: CacheSalt = ""
     request_id: str = Field("", max_length=256, description="a label for logs")
     user: str | None = None

@@ -1,0 +1,27 @@
+"""One engine as the capacity behind a waiting room: its seats, and the prompts before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from common.admission.admission import Want, seats_of
+from common.engine.interface import EngineLoad
+
+
+class EngineRoom:
+    """Requests of proxies run in the same engine: its load counts them, too."""
+
+    def __init__(self, load: Callable[[], EngineLoad], max_num_seqs: int) -> None:
+        self._load = load
+        self._seats = seats_of(max_num_seqs)
+
+    def has_room(self, want: Want) -> bool:
+        """The load does not know yet of what came in a moment ago; `num_running` does."""
+        if not want.num_running:
+            return True
+        load = self._load()
+        taken = max(want.num_running, load.num_running + load.num_waiting)
+        return taken < self._seats and load.num_waiting_tokens < max(1, want.max_backlog)
+
+    def backlog(self) -> int:
+        return self._load().num_waiting_tokens

@@ -1,0 +1,70 @@
+"""When the fleet has room for one more prompt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from common.admission.admission import Want
+from proxy.policy import InstanceView, Snapshot
+from proxy.room import backlog, has_room
+
+WANT = Want(num_tokens=100, max_backlog=1000, num_running=5)
+P = InstanceView("p0", "prefill", "m", "f", "shm", 4096, 32, False, 0, 1, 100, 100, 1, 4)
+D = replace(P, instance_id="d0", role="decode")
+BOTH = replace(P, instance_id="b0", role="both")
+
+
+def room(*instances, want=WANT):
+    return has_room(Snapshot("m", instances), want)
+
+
+def test_an_idle_fleet_has_room_and_none_at_all_tells_why_later():
+    assert room(P, D) and room(BOTH) and room(D) and room(P)
+    assert room()
+
+
+@pytest.mark.parametrize(
+    "full", [{"queued_tokens": 1000}, {"queued_tokens": 5000}, {"free_blocks": 3}]
+)
+def test_prompts_wait_for_those_before_them_and_for_blocks(full):
+    assert not room(replace(P, **full), D)
+    assert room(replace(P, **full), replace(P, instance_id="p1"), D)
+    assert not room(replace(BOTH, **full))
+
+
+def test_decoding_needs_a_seat():
+    taken = replace(D, num_requests=6)  # four run at once, and two wait for them
+    assert room(P, replace(D, num_requests=5))
+    assert not room(P, taken)
+    assert room(P, taken, replace(D, instance_id="d1"))
+    assert room(replace(P, num_requests=50), D)  # where prompts are computed, tokens count
+    assert not room(replace(BOTH, num_requests=6))
+    assert not room(replace(P, num_requests=6))  # alone, it does both
+    unknown = replace(D, max_num_seqs=0, num_requests=200)
+    assert room(P, unknown)
+
+
+def test_what_runs_nothing_of_ours_is_never_full():
+    full: Any = {"num_ours": 0, "num_requests": 500, "queued_tokens": 10**6, "free_blocks": 0}
+    assert room(replace(P, **full), replace(D, **full))
+
+
+def test_a_waiting_prompt_goes_at_once_where_nothing_is_before_it():
+    assert room(P, D, want=replace(WANT, max_backlog=0))
+
+
+def test_others_and_suspects_do_not_count():
+    idle_suspect = replace(D, instance_id="d1", is_suspect=True)
+    other = replace(D, instance_id="d2", model="other")
+    assert not room(P, replace(D, num_requests=6), idle_suspect, other)
+    assert room(P, idle_suspect)
+
+
+def test_the_backlog_is_the_shortest():
+    ps = [replace(P, instance_id=f"p{n}", queued_tokens=n) for n in (700, 300)]
+    assert backlog(Snapshot("m", (*ps, D))) == 300
+    assert backlog(Snapshot("m", (replace(BOTH, queued_tokens=5),))) == 5
+    assert backlog(Snapshot("m", ())) == 0
