@@ -64,9 +64,7 @@ def test_a_stream_joins_to_the_whole_answer(client):
     whole = ask(client, "Who wrote Hamlet?").choices[0].message.content
     pieces = []
     usage = None
-    stream = ask(
-        client, "Who wrote Hamlet?", stream=True, stream_options={"include_usage": True}
-    )
+    stream = ask(client, "Who wrote Hamlet?", stream=True, stream_options={"include_usage": True})
     for chunk in stream:
         if chunk.choices:
             pieces.append(chunk.choices[0].delta.content or "")
