@@ -9,44 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import replace
 
 from common.errors import TransferError
-from kv_transfer.lease import Offer
+from kv_transfer.batch import Batch, FilledBlocks
 from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Transport
 
 log = logging.getLogger(__name__)
-
-
-class FilledBlocks(Protocol):
-    """Blocks of one request that prefill has just completed, in token order, held for us."""
-
-    @property
-    def request_id(self) -> str: ...
-    @property
-    def first(self) -> int: ...
-    @property
-    def block_ids(self) -> Sequence[int]: ...
-    @property
-    def epochs(self) -> Sequence[int]: ...
-    @property
-    def hashes(self) -> Sequence[str]: ...
-    @property
-    def is_last(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What one step of prefill filled. `offer` is the one it belongs to: by the time the batch is
-    published, the request may have another, or none."""
-
-    offer: Offer | None
-    filled: FilledBlocks
-    first_token: int | None
-    checksums: tuple[int, ...] = ()
 
 
 class Publisher:
