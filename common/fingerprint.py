@@ -24,3 +24,9 @@ def _fields(fingerprint: str) -> dict[str, str]:
     if all(separator for _, separator, _ in parts):
         return {name.strip(): value.strip() for name, _, value in parts}
     return {"kv_fingerprint": fingerprint}
+
+
+def block_size_of(fingerprint: str) -> int:
+    """Tokens of a block. 1 if the fingerprint does not say."""
+    found = _fields(fingerprint).get("block_size", "")
+    return int(found) if found.isdecimal() and int(found) > 0 else 1

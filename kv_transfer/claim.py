@@ -1,141 +1,343 @@
-"""One fetch as the consumer sees it: what the producer has said so far. Sends and copies nothing.
+"""One fetch as the consumer sees it, as a plain state machine: events in, actions out.
 
-A claim fails at most once, from whichever comes first: the producer's refusal, a message that does
-not fit, the producer's silence, the deadline.
+    OPENING ─Opened─▶ HELD ─our blocks, connected─▶ READING ─all copied─▶ FINISHING ─Finished─┐
+       │               │                               │                      │              ▼
+       └───────────────┴── refused, lost, late, ───────┴──────────────────────┴──────────▶ ENDED
+                           cancelled                   └─ a copy runs: STOPPING ─ it rests ──┘
+
+It ends once, by `End`. Whatever stops it while a copy runs, `End` waits until that copy rests: from
+then on no byte lands in our blocks. A copy that does not rest in time has its blocks named in the
+error's `quarantine`; `Landed` tells when they are safe.
+
+Nothing that the producer says is believed before it has been compared with what is known. No
+sockets, no threads, no clock: `now` and `deadline` are monotonic time.
 """
 
 from __future__ import annotations
 
-import asyncio
+import math
 import secrets
-import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
-from common.errors import CorruptBlock, LayoutMismatch, TransferError, XpydError, from_wire
-from common.wire import KVHandle
+from common.errors import (
+    CorruptBlock,
+    LayoutMismatch,
+    LeaseExpired,
+    PeerLost,
+    TransferError,
+    XpydError,
+    from_wire,
+)
+from common.wire import KVHandle, Message
 from kv_transfer import messages as m
+from kv_transfer.counters import ConsumerCounters
+from kv_transfer.token_map import Piece, Target
 
-T = TypeVar("T")
+SETTLE_S = 2.0  # how long a stopped copy may take to come to rest before its blocks are quarantined
+MAX_RETRIES = 2  # of a copy or a connection, in one fetch
+_FINAL = (LayoutMismatch, LeaseExpired, PeerLost)  # trying again changes nothing
+
+
+class Phase(str, Enum):
+    OPENING = "opening"
+    HELD = "held"
+    READING = "reading"
+    FINISHING = "finishing"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Open the producer's memory; answer with `connected` or `not_connected`."""
+
+    opened: m.Opened
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy the producer's blocks `remote`; answer with `copied` or `not_copied`, once."""
+
+    remote: tuple[int, ...]
+    pieces: tuple[Piece, ...]  # where their tokens go
+    hashes: tuple[str, ...]  # one per block, or none
+    checksums: tuple[int, ...]  # one per block, or none
+
+
+@dataclass(frozen=True, slots=True)
+class StopCopy:
+    """The copy that runs is not wanted any more; its answer still is."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The fetch has ended: with the first token, or with why not."""
+
+    first_token: int | None
+    error: TransferError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """Nothing lands any more in these blocks, which had been quarantined."""
+
+    block_ids: tuple[int, ...]
+
+
+Action = Send | Connect | Copy | StopCopy | End | Landed
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """What the producer's pool must look like, by its handle and by our own layout."""
+
+    block_size: int  # tokens
+    block_bytes: int
 
 
 class Claim:
-    def __init__(self, handle: KVHandle, block_bytes: int) -> None:
+    def __init__(
+        self,
+        handle: KVHandle,
+        remote: Remote,
+        consumer: str,
+        deadline: float,
+        counters: ConsumerCounters,
+    ) -> None:
         self.token = secrets.token_hex(16)
         self.handle = handle
-        self.opened: m.Opened | None = None
-        self.finished: m.Finished | None = None
-        self.first_token: int | None = None
+        self.phase = Phase.OPENING
         self.block_ids: list[int] = []  # on the producer, as far as named
-        self.epochs: list[int] = []
-        self.hashes: list[str] = []  # empty unless the transport uses them
-        self.checksums: list[int] = []  # empty unless the producer makes them
-        self.failed: asyncio.Future[TransferError] = asyncio.get_running_loop().create_future()
-        self._block_bytes = block_bytes
-        self._news = asyncio.Event()
+        self.remote = remote
+        self._consumer = consumer
+        self._deadline = deadline
+        self._counters = counters
+        self._opened: m.Opened | None = None
+        self._first_token: int | None = None
+        self._epochs: list[int] = []
+        self._hashes: list[str] = []  # empty unless the transport uses them
+        self._checksums: list[int] = []  # empty unless the producer makes them
+        self._target: Target | None = None
+        self._num_copied = 0  # of the producer's blocks, those that we have already included
+        self._copy: Copy | None = None  # that runs
+        self._is_connected = False
+        self._writes_through_gate = True
+        self._num_retries = 0
+        self._error: TransferError | None = None
+
+    # --- what our side does ------------------------------------------------------------------
+
+    def start(self) -> list[Action]:
+        handle = self.handle
+        return [
+            Send(
+                m.Open(
+                    claim=self.token,
+                    offer_id=handle.offer_id,
+                    incarnation=handle.incarnation,
+                    connector=handle.connector,
+                    kv_fingerprint=handle.kv_fingerprint,
+                    consumer=self._consumer,
+                )
+            )
+        ]
+
+    def read(self, target: Target) -> list[Action]:
+        """Here are our blocks; they are the claim's until it has ended."""
+        assert self._target is None, "read once"
+        self._target = target
+        self._num_copied = min(target.first_token // self.remote.block_size, self.handle.num_blocks)
+        return self._advance()
+
+    def connected(self, writes_through_gate: bool) -> list[Action]:
+        """The producer's memory is open. `writes_through_gate`: a copy that is stopped writes
+        nothing more."""
+        self._is_connected = True
+        self._writes_through_gate = writes_through_gate
+        return self._advance()
+
+    def not_connected(self, error: TransferError, now: float) -> list[Action]:
+        if self._opened is not None and self._may_retry(error):
+            return [Connect(self._opened)]
+        return self.fail(error, now)
+
+    def copied(self) -> list[Action]:
+        """All blocks of the copy have come."""
+        if self.phase is not Phase.READING:
+            return self._rest()
+        assert self._copy is not None, "no copy runs"
+        self._num_copied += len(self._copy.remote)
+        self._copy = None
+        return self._advance()
+
+    def not_copied(self, error: TransferError, now: float) -> list[Action]:
+        """The copy has failed or was stopped; it writes nothing more."""
+        if self.phase is not Phase.READING:
+            return self._rest()
+        copy, self._copy = self._copy, None
+        assert copy is not None, "no copy runs"
+        if self._may_retry(error):
+            self._copy = copy
+            return [copy]
+        return self.fail(error, now)
+
+    def cancel(self, now: float) -> list[Action]:
+        return self.fail(TransferError("the KV load was cancelled"), now)
+
+    def tick(self, now: float) -> list[Action]:
+        """Call it at `next_deadline()`, or now and then."""
+        if now < self._deadline or self.phase is Phase.ENDED:
+            return []
+        if self.phase is not Phase.STOPPING:
+            return self.fail(TransferError("the KV load did not end before its deadline"), now)
+        if self._writes_through_gate:
+            return self._end()
+        error = TransferError("the KV load could not be stopped: its blocks are quarantined")
+        error.quarantine = self._blocks_being_written()
+        self._error = error
+        return self._end()
+
+    def next_deadline(self) -> float:
+        return math.inf if self.phase is Phase.ENDED else self._deadline
 
     # --- what the producer says --------------------------------------------------------------
 
-    def on_message(self, message: Any) -> None:
-        if self.finished is not None:
-            return  # for example the refusal of a heartbeat that crossed it
+    def on_message(self, message: Any, now: float) -> list[Action]:
+        if self.phase in (Phase.STOPPING, Phase.ENDED):
+            return []  # for example the refusal of a heartbeat that crossed the confirmation
         try:
             match message:
                 case m.Opened():
-                    self._on_opened(message)
+                    return self._on_opened(message)
                 case m.Ready():
-                    self._on_ready(message)
+                    return self._on_ready(message)
                 case m.Finished():
-                    self.finished = message
+                    return self._on_finished(message)
                 case m.Refused(code=code, message=text):
-                    self.fail(_as_transfer_error(from_wire(code, text)))
+                    return self.fail(_as_transfer_error(from_wire(code, text)), now)
         except TransferError as error:
-            self.fail(error)
-        self._news.set()
+            return self.fail(error, now)
+        return []
 
-    def _on_opened(self, opened: m.Opened) -> None:
-        if opened.block_bytes != self._block_bytes:
+    def fail(self, error: TransferError, now: float) -> list[Action]:
+        """For whatever reason there is nothing more to hope for. The first reason counts."""
+        if self.phase in (Phase.STOPPING, Phase.ENDED):
+            return []
+        self._error = error
+        if self._copy is None:
+            return self._end()
+        self.phase, self._deadline = Phase.STOPPING, now + SETTLE_S
+        return [StopCopy()]
+
+    def _on_opened(self, opened: m.Opened) -> list[Action]:
+        if self._opened is not None:
+            if opened != self._opened:
+                raise TransferError("the producer has opened the claim twice")
+            return []
+        if opened.block_bytes != self.remote.block_bytes:
             raise LayoutMismatch(
-                f"block_bytes is {opened.block_bytes} there, {self._block_bytes} here"
+                f"block_bytes is {opened.block_bytes} there, not {self.remote.block_bytes}"
             )
-        self.opened = opened
+        self._opened = opened
+        self.phase = Phase.HELD
+        return [Connect(opened)]
 
-    def _on_ready(self, ready: m.Ready) -> None:
-        """Nothing in the message is believed before it is compared with what is known."""
+    def _on_ready(self, ready: m.Ready) -> list[Action]:
         end = ready.first + len(ready.block_ids)
-        if self.opened is None or ready.first != len(self.block_ids) or self.is_complete:
+        if self._opened is None or ready.first != len(self.block_ids) or self.is_complete:
             raise TransferError("the producer's blocks came out of order")
         if len(ready.epochs) != len(ready.block_ids) or end > self.handle.num_blocks:
             raise TransferError("the producer's block list is malformed")
         if not all(
             len(known) + len(more) in (0, end)  # for every block so far, or for none
-            for known, more in ((self.hashes, ready.hashes), (self.checksums, ready.checksums))
+            for known, more in ((self._hashes, ready.hashes), (self._checksums, ready.checksums))
         ):
             raise TransferError("the producer's block list is malformed")
-        if any(block >= self.opened.num_blocks for block in ready.block_ids):
+        if any(block >= self._opened.num_blocks for block in ready.block_ids):
             raise TransferError("the producer named a block outside its pool")
         is_whole = end == self.handle.num_blocks and ready.first_token is not None
         if ready.is_last and not is_whole:
             raise TransferError("the producer ended its offer early")
         self.block_ids += ready.block_ids
-        self.epochs += ready.epochs
-        self.hashes += ready.hashes
-        self.checksums += ready.checksums
+        self._epochs += ready.epochs
+        self._hashes += ready.hashes
+        self._checksums += ready.checksums
         if ready.is_last:
-            self.first_token = ready.first_token
+            self._first_token = ready.first_token
+        return self._advance()
+
+    def _on_finished(self, finished: m.Finished) -> list[Action]:
+        if self.phase is not Phase.FINISHING:
+            raise TransferError("the producer confirmed what nobody had asked")
+        if list(finished.epochs) != self._epochs:
+            raise CorruptBlock("blocks changed hands while they were read")
+        self.phase = Phase.ENDED
+        self._counters.fetched += 1
+        return [End(self._first_token, None)]
 
     @property
     def is_complete(self) -> bool:
         """All blocks have been named."""
-        return self.first_token is not None
+        return self._first_token is not None
 
-    # --- failing and waiting -----------------------------------------------------------------
+    # --- inside ------------------------------------------------------------------------------
 
-    def fail(self, error: TransferError) -> None:
-        """Nothing happens after the end, which is the first failure or the confirmation."""
-        if not self.failed.done() and self.finished is None:
-            self.failed.set_result(error)
-        self._news.set()
+    def _advance(self) -> list[Action]:
+        """Copy what has been named, or finish after the last."""
+        if self.phase not in (Phase.HELD, Phase.READING) or self._target is None:
+            return []
+        if self._copy is not None:
+            return []
+        if self.is_complete and self._num_copied >= self.handle.num_blocks:
+            self.phase = Phase.FINISHING
+            return [Send(m.Finish(self.token))]
+        if self._is_connected and self._num_copied < len(self.block_ids):
+            self.phase = Phase.READING
+            self._copy = self._next_copy(self._target)
+            return [self._copy]
+        return []
 
-    def fail_at(self, deadline: float) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(
-            max(0.0, deadline - time.monotonic()),
-            self.fail,
-            TransferError("the KV load did not end before its deadline"),
+    def _next_copy(self, target: Target) -> Copy:
+        first, named = self._num_copied, slice(self._num_copied, len(self.block_ids))
+        remote = tuple(self.block_ids[named])
+        pieces = target.pieces(first, len(remote), self.remote.block_size, self.handle.num_tokens)
+        return Copy(
+            remote, tuple(pieces), tuple(self._hashes[named]), tuple(self._checksums[named])
         )
 
-    @property
-    def failure(self) -> TransferError | None:
-        return self.failed.result() if self.failed.done() else None
+    def _may_retry(self, error: TransferError) -> bool:
+        if self.phase in (Phase.STOPPING, Phase.ENDED) or isinstance(error, _FINAL):
+            return False
+        if self._num_retries >= MAX_RETRIES:
+            return False
+        self._num_retries += 1
+        self._counters.retries[error.code] += 1
+        return True
 
-    async def until(self, is_true: Callable[[], bool]) -> None:
-        """Raises the claim's failure as soon as there is one."""
-        while self.failure is None and not is_true():
-            self._news.clear()
-            await self._news.wait()
-        if self.failure is not None:
-            raise self.failure
+    def _rest(self) -> list[Action]:
+        """The copy that was stopped writes nothing more."""
+        if self._copy is None:
+            return []
+        blocks, self._copy = self._blocks_being_written(), None
+        if self.phase is Phase.STOPPING:
+            return self._end()
+        return [] if self._writes_through_gate else [Landed(blocks)]
 
-    async def more_than(self, num_blocks: int) -> None:
-        """Until more blocks than these have been named, or all."""
-        await self.until(lambda: self.is_complete or len(self.block_ids) > num_blocks)
+    def _blocks_being_written(self) -> tuple[int, ...]:
+        pieces = () if self._copy is None else self._copy.pieces
+        return tuple(dict.fromkeys(piece.target for piece in pieces))
 
-    async def unless_failed(self, job: asyncio.Future[T]) -> T:
-        """The job's result, or the claim's failure if that comes first; the job runs on."""
-        both: set[asyncio.Future[Any]] = {job, self.failed}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if self.failure is not None:
-            raise self.failure
-        return job.result()
-
-    def verified(self) -> int:
-        """The first token, if the producer's confirmation says that what was read is what was
-        named.
-        """
-        assert self.finished is not None and self.first_token is not None
-        if list(self.finished.epochs) != self.epochs:
-            raise CorruptBlock("blocks changed hands while they were read")
-        return self.first_token
+    def _end(self) -> list[Action]:
+        assert self._error is not None
+        self.phase = Phase.ENDED
+        return [Send(m.Cancel(self.token)), End(None, self._error)]
 
 
 def _as_transfer_error(error: XpydError) -> TransferError:

@@ -15,7 +15,8 @@ from importlib.metadata import entry_points
 
 from common.errors import ConfigError
 from kv_transfer.config import KVTransferConfig
-from kv_transfer.consumer import HeldOffer, KVConsumer
+from kv_transfer.consumer import KVConsumer
+from kv_transfer.held_offer import HeldOffer
 from kv_transfer.identity import KVIdentity
 from kv_transfer.producer import KVProducer
 from kv_transfer.region import KVRegion

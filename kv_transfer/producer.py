@@ -21,14 +21,13 @@ from common.rpc import Listener
 from common.wire import Decoder, KVHandle
 from kv_transfer import messages as m
 from kv_transfer.batch import Batch, FilledBlocks
-from kv_transfer.counters import as_object
+from kv_transfer.counters import ProducerCounters, as_object
 from kv_transfer.identity import KVIdentity
 from kv_transfer.poller import Poller
 from kv_transfer.producer_protocol import (
     Action,
     Described,
     Free,
-    ProducerCounters,
     ProducerProtocol,
     Send,
 )

@@ -2,9 +2,7 @@
 memory.
 
 A connection that breaks ends its claims at once, since messages may be lost and what comes next may
-be another process. Beats only while there are claims. Silence is counted in beats that brought no
-answer, not in wall time: a consumer whose own event loop stood still does not take that for the
-producer's death.
+be another process. Beats only while there are claims.
 """
 
 from __future__ import annotations
@@ -18,21 +16,26 @@ from common.errors import PeerLost, TransferError
 from common.rpc import Link
 from common.wire import Decoder, Message
 from kv_transfer import messages as m
-from kv_transfer.claim import Claim
+from kv_transfer.held_offer import HeldOffer
+from kv_transfer.pulse import Pulse, renewals
 from kv_transfer.transport.base import Peer
 
-BEATS_PER_SILENCE = 6
-BEATS_PER_LEASE = 4
 CONNECT_S = 2.0
 
 
 class ProducerLink:
-    def __init__(self, endpoint: str, silence_s: float, key: ClusterKey | None = None) -> None:
-        self.claims: dict[str, Claim] = {}
+    def __init__(
+        self,
+        endpoint: str,
+        silence_s: float,
+        connect: Callable[[m.Opened], asyncio.Future[Peer]],
+        key: ClusterKey | None = None,
+    ) -> None:
+        """`connect` opens the producer's memory, in a thread."""
+        self.claims: dict[str, HeldOffer] = {}
         self.is_lost = False
-        self._silence_s = silence_s
-        self._beat_s = silence_s / BEATS_PER_SILENCE
-        self._has_answered = False
+        self._pulse = Pulse(silence_s)
+        self._connect = connect
         self._beats: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._on_idle: Callable[[], None] = lambda: None
@@ -50,10 +53,10 @@ class ProducerLink:
     def num_bad_messages(self) -> int:
         return self._link.refused + self._link.failed
 
-    def open(self, claim: Claim, message: m.Open) -> None:
-        self.claims[claim.token] = claim
+    def open(self, token: str, held: HeldOffer) -> None:
+        self.claims[token] = held
         self._not_idle()
-        self.send(message)
+        held.start()
         if self._beats is None or self._beats.done():
             self._start_beats()
 
@@ -66,10 +69,10 @@ class ProducerLink:
         if not self._link.send(message):
             self._lose()
 
-    def peer(self, connect: Callable[[], asyncio.Future[Peer]]) -> asyncio.Future[Peer]:
+    def peer(self, opened: m.Opened) -> asyncio.Future[Peer]:
         """The producer's memory, opened by the first who asks, and again after a failure."""
         if self._peer is None or (self._peer.done() and _has_failed(self._peer)):
-            self._peer = connect()
+            self._peer = self._connect(opened)
             self._peer.add_done_callback(_has_failed)  # it may fail when nobody waits any more
         return self._peer
 
@@ -79,37 +82,36 @@ class ProducerLink:
         self._on_idle = then
 
     def _on_message(self, message: Any) -> None:
-        self._has_answered = True
+        self._pulse.heard()
         if isinstance(message, m.Renewed):
             return
-        claim = self.claims.get(message.claim)
-        if claim is None:
+        held = self.claims.get(message.claim)
+        if held is None:
             return  # its fetch has ended
-        if isinstance(message, m.Opened) and message.lease_s < self._beat_s * BEATS_PER_LEASE:
-            self._beat_s = message.lease_s / BEATS_PER_LEASE
+        if isinstance(message, m.Opened) and not self._pulse.fits(message.lease_s):
             self._start_beats()
-        claim.on_message(message)
+        held.on_message(message)
 
     async def _beat(self) -> None:
-        silent_s = 0.0
+        self._pulse.start()
         while self.claims:
-            self._has_answered = False
-            await asyncio.sleep(self._beat_s)
-            silent_s = 0.0 if self._has_answered else silent_s + self._beat_s
-            if silent_s >= self._silence_s:
+            await asyncio.sleep(self._pulse.beat_s)
+            if not self._pulse.beat():
                 self._lose()
                 return
-            tokens = tuple(self.claims)
-            for start in range(0, len(tokens), m.MAX_CLAIMS_PER_RENEW):
-                self.send(m.Renew(tokens[start : start + m.MAX_CLAIMS_PER_RENEW]))
+            for renew in renewals(self.claims):
+                self.send(renew)
 
     def _lose(self) -> None:
         self.is_lost = True
         if self._idle is not None:
             self._not_idle()
             self._on_idle()
-        for claim in self.claims.values():
-            claim.fail(PeerLost("the producer has stopped answering"))
+        self._fail_all(PeerLost("the producer has stopped answering"))
+
+    def _fail_all(self, error: TransferError) -> None:
+        for held in list(self.claims.values()):
+            held.fail(error)
 
     def _not_idle(self) -> None:
         if self._idle is not None:
@@ -119,8 +121,7 @@ class ProducerLink:
     async def close(self) -> None:
         """Fails the claims that are left."""
         self._not_idle()
-        for claim in self.claims.values():
-            claim.fail(TransferError("the consumer is closing"))
+        self._fail_all(TransferError("the consumer is closing"))
         if self._beats is not None:
             self._beats.cancel()
             await asyncio.gather(self._beats, return_exceptions=True)

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import hmac
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from common.errors import LayoutMismatch, LeaseExpired, PeerLost, TransferError
 from common.wire import KVHandle, Message
 from kv_transfer import messages as m
 from kv_transfer.batch import Batch
+from kv_transfer.counters import ProducerCounters
 from kv_transfer.identity import KVIdentity, mismatch
 from kv_transfer.lease import Ended, LeaseTable, Offer, State
 
@@ -53,19 +53,6 @@ class Described:
     block_bytes: int
     region: bytes  # the transport's own description
     uses_hashes: bool  # it finds blocks by hash
-
-
-@dataclass(slots=True)
-class ProducerCounters:
-    """Plain numbers for `/metrics`; they only grow."""
-
-    offered: int = 0  # offers
-    released: int = 0  # offers read to the end by their consumer
-    expired: int = 0
-    aborted: int = 0
-    bytes_released: int = 0  # of the blocks in released offers
-    failures: Counter[str] = field(default_factory=Counter)  # publishing failed, by error code
-    refused: Counter[str] = field(default_factory=Counter)  # claims refused, by error code
 
 
 class ProducerProtocol:

@@ -16,9 +16,7 @@ from common.errors import (
     PeerLost,
     TransferError,
 )
-from kv_transfer import consumer, copier
-from kv_transfer import messages as m
-from kv_transfer.claim import Claim
+from kv_transfer import claim, consumer
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.transport.memory import MemoryTransport
 from tests.kv_transfer.ends import NEEDS_NIXL, Pool, ends, identity, until
@@ -198,7 +196,7 @@ def test_cancelling_a_fetch_tells_the_producer_and_lets_no_byte_land_later():
 
 
 def test_a_copy_that_cannot_be_stopped_quarantines_its_blocks(monkeypatch):
-    monkeypatch.setattr(copier, "SETTLE_S", 0.2)
+    monkeypatch.setattr(claim, "SETTLE_S", 0.2)
 
     async def body():
         stall = Stall(through_gate=False)
@@ -395,23 +393,6 @@ def test_closing_the_producer_waits_for_the_block_being_stored(tmp_path):
     asyncio.run(body())
 
 
-def test_a_confirmed_fetch_is_not_undone_by_what_comes_after():
-    """A heartbeat that crosses the confirmation is refused, for the offer has ended."""
-
-    async def body():
-        async with ends() as both:
-            claim = Claim(both.producer.offer("r", 0, 0), 4096)
-            claim.on_message(m.Opened(claim.token, 10.0, 16, 4096, b""))
-            claim.on_message(m.Ready(claim.token, 0, (), (), (), True, 8))
-            claim.on_message(m.Finished(claim.token, ()))
-            claim.on_message(m.Refused(claim.token, "kv_lease_expired", "the claim has ended"))
-            claim.fail(PeerLost("silence"))
-            await claim.until(lambda: claim.finished is not None)
-            assert claim.verified() == 8
-
-    asyncio.run(body())
-
-
 @pytest.mark.parametrize("connector", ["shm", pytest.param("nixl", marks=NEEDS_NIXL)])
 def test_a_producer_that_is_not_read_any_more_is_let_go(connector, monkeypatch):
     monkeypatch.setattr(consumer, "IDLE_S", 0.2)
@@ -473,7 +454,8 @@ def test_a_flipped_bit_is_found_where_checksums_are_on():
         async with ends(wrap=lambda memory: FlippingTransport(memory.region)) as both:
             with pytest.raises(CorruptBlock, match="damaged"):
                 await both.fetch(both.offer("r", [5, 6, 7]), [0, 1, 2])
-            assert both.consumer.snapshot()["checksum_mismatches"] == 1
+            assert both.consumer.snapshot()["checksum_mismatches"] == 1 + claim.MAX_RETRIES
+            assert both.consumer.snapshot()["retries"] == {"kv_corrupt_block": claim.MAX_RETRIES}
             assert both.consumer.snapshot()["fetched"] == 0
             await until(lambda: both.source.num_held == 0)
 

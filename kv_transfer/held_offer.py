@@ -1,0 +1,191 @@
+"""Drives one claim: does what `claim.py` decides, and tells it what has happened.
+
+Runs in the event loop. The copying and connecting themselves run in threads (copier.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from common.errors import TransferError
+from common.wire import Message
+from kv_transfer.claim import Action, Claim, Connect, Copy, End, Landed, Send, StopCopy
+from kv_transfer.copier import ChecksumMismatch, Copier
+from kv_transfer.counters import ConsumerCounters
+from kv_transfer.messages import Opened
+from kv_transfer.token_map import Target, num_blocks
+from kv_transfer.transport.base import Gate, Peer
+
+
+class Channel(Protocol):
+    """The connection to the claim's producer."""
+
+    def send(self, message: Message) -> None: ...
+
+    def peer(self, opened: Opened) -> asyncio.Future[Peer]:
+        """Its memory; opened by the first who asks, and again after a failure."""
+        ...
+
+
+class HeldOffer:
+    """An offer that this consumer has claimed, or is about to."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        channel: Channel,
+        copier: Copier,
+        block_size: int,
+        counters: ConsumerCounters,
+        on_quarantine: Callable[[int], None],
+        on_landed: Callable[[Sequence[int]], None],
+    ) -> None:
+        """`on_quarantine(num_blocks)`: so many more than before; negative when they landed."""
+        self._claim = claim
+        self._channel = channel
+        self._copier = copier
+        self._block_size = block_size
+        self._counters = counters
+        self._on_quarantine = on_quarantine
+        self._on_landed = on_landed
+        self._peer: Peer | None = None
+        self._gate = Gate()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+
+    @property
+    def claim(self) -> Claim:
+        return self._claim
+
+    # --- what its owner does -----------------------------------------------------------------
+
+    def start(self) -> None:
+        self._do(self._claim.start())
+
+    async def read(self, into: Sequence[int], skip_blocks: int) -> int:
+        """The copying half of `KVConsumer.fetch`; once."""
+        first_token = skip_blocks * self._block_size
+        expected = num_blocks(self._claim.handle.num_tokens, self._block_size) - skip_blocks
+        if skip_blocks < 0 or len(into) != expected:
+            raise TransferError(
+                f"{len(into)} local blocks for {expected} to load, {skip_blocks} skipped"
+            )
+        self._do(self._claim.read(Target(tuple(into), first_token, self._block_size)))
+        await asyncio.wait({self._ended})
+        return self._outcome()
+
+    async def unless_ended(self, work: asyncio.Future[Any]) -> None:
+        """Until `work` is done, or the claim has failed."""
+        both: set[asyncio.Future[Any]] = {work, self._ended}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+
+    async def leave(self) -> None:
+        """Cancel what has not ended, and wait until no byte lands any more: a few milliseconds, and
+        never longer than `claim.SETTLE_S`. Raises if that could not be reached."""
+        if self._ended.done():
+            return
+        self._do(self._claim.cancel(time.monotonic()))
+        was_cancelled = False
+        while not self._ended.done():
+            try:
+                await asyncio.wait({self._ended})
+            except asyncio.CancelledError:
+                was_cancelled = True
+        error = self._ended.result().error
+        if error is not None and error.quarantine:
+            raise error
+        if was_cancelled:
+            raise asyncio.CancelledError
+
+    def _outcome(self) -> int:
+        end = self._ended.result()
+        if end.error is not None:
+            raise end.error
+        assert end.first_token is not None
+        return end.first_token
+
+    # --- events ------------------------------------------------------------------------------
+
+    def on_message(self, message: Any) -> None:
+        self._do(self._claim.on_message(message, time.monotonic()))
+
+    def fail(self, error: TransferError) -> None:
+        self._do(self._claim.fail(error, time.monotonic()))
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        self._do(self._claim.tick(time.monotonic()))
+
+    def _connected(self, opening: asyncio.Future[Peer]) -> None:
+        error = _failure(opening)
+        if error is not None:
+            self._do(self._claim.not_connected(error, time.monotonic()))
+            return
+        self._peer = opening.result()
+        self._do(self._claim.connected(self._peer.writes_through_gate))
+
+    def _copied(self, job: asyncio.Future[None], num_bytes: int) -> None:
+        error = _failure(job)
+        if error is None:
+            self._counters.bytes_read += num_bytes
+            self._do(self._claim.copied())
+            return
+        self._counters.checksum_mismatches += isinstance(error, ChecksumMismatch)
+        self._do(self._claim.not_copied(error, time.monotonic()))
+
+    # --- actions -----------------------------------------------------------------------------
+
+    def _do(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(message=message):
+                    self._channel.send(message)
+                case Connect(opened=opened):
+                    self._channel.peer(opened).add_done_callback(self._connected)
+                case Copy():
+                    self._start_copy(action)
+                case StopCopy():
+                    self._gate.close()
+                case End():
+                    self._end(action)
+                case Landed(block_ids=block_ids):
+                    self._on_quarantine(-len(block_ids))
+                    self._on_landed(block_ids)
+        self._set_timer()
+
+    def _start_copy(self, copy: Copy) -> None:
+        assert self._peer is not None
+        self._gate = Gate()
+        num_bytes = len(copy.remote) * self._claim.remote.block_bytes
+        job = self._copier.copy(self._peer, copy, self._gate)
+        job.add_done_callback(lambda done: self._copied(done, num_bytes))
+
+    def _end(self, end: End) -> None:
+        if end.error is not None and end.error.quarantine:
+            self._on_quarantine(len(end.error.quarantine))
+        self._ended.set_result(end)
+
+    def _set_timer(self) -> None:
+        deadline = self._claim.next_deadline()
+        if deadline == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, deadline
+        if not math.isinf(deadline):
+            left_s = max(0.0, deadline - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(left_s, self._tick)
+
+
+def _failure(job: asyncio.Future[Any]) -> TransferError | None:
+    if job.cancelled():
+        return TransferError("the consumer is closing")
+    error = job.exception()
+    if error is None or isinstance(error, TransferError):
+        return error
+    return TransferError(f"the KV load failed: {type(error).__name__}")
