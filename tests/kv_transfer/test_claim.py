@@ -74,7 +74,8 @@ class Fetch:
 
 def test_a_fetch_from_open_to_first_token():
     fetch = Fetch()
-    assert isinstance(fetch.done[0].message, m.Open)
+    (first,) = fetch.done
+    assert isinstance(first, Send) and isinstance(first.message, m.Open)
     assert fetch.opened() == [Connect(m.Opened(fetch.claim.token, 10.0, 8, 64, b"pool"))]
     assert fetch.ready(0, [2]) == []  # where to? and from where?
     assert fetch(fetch.claim.read(Target((4, 5), 0, 16))) == []
