@@ -98,7 +98,8 @@ class ServeConfig:
     tensor_parallel_size: int = option(1, "GPUs per instance (only 1 so far)", metavar="N")
     enable_prefix_caching: bool = option(True, "keep finished blocks for prompts that share them")
     kv_connector: str = option(
-        "", "how KV blocks travel: shm, nixl, shared_storage or an installed one; default shm"
+        "",
+        "how KV blocks travel: shm, nixl, nccl, shared_storage or an installed one; default shm",
     )
     kv_transfer_config: str = option("", "the same as JSON, as vLLM users know it", metavar="JSON")
     kv_events_config: str = option(

@@ -27,7 +27,9 @@ def run(config: ServeConfig) -> int:
     async def make_worker(
         config: ServeConfig, parts: EngineParts, identity: Identity, send: Send
     ) -> DecodeWorker:
-        info = KVIdentity(identity.instance_id, identity.incarnation, parts.kv_fingerprint)
+        info = KVIdentity(
+            identity.instance_id, identity.incarnation, parts.kv_fingerprint, links.announce_host
+        )
         consumer = KVConsumer(
             info,
             region_of(parts.cache),

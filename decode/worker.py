@@ -24,6 +24,7 @@ from common.request import EngineRequest
 from common.wire import Abort, KVHandle, RunDecode, RunPrefill, RunWhole
 from decode.admission import Admission, Loan
 from kv_transfer.consumer import KVConsumer
+from kv_transfer.counters import transport_counters
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class DecodeWorker:
                 "kv_received_bytes": lambda: counts.bytes_read,
                 "kv_transfer_seconds": lambda: counts.transfer_s,
             }
+            found |= transport_counters(self._consumer.transport)
         return found
 
     async def close(self) -> None:

@@ -110,6 +110,10 @@ class KVConsumer:
             self._leave(claim, link)
 
     @property
+    def transport(self) -> Transport:
+        return self._transport
+
+    @property
     def num_transfers(self) -> int:
         return sum(len(link.claims) for link in self._links.values())
 

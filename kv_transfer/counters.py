@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
+
+from kv_transfer.transport.base import Transport
 
 
 @dataclass(slots=True)
@@ -37,3 +41,12 @@ def as_object(counters: Any) -> dict[str, Any]:
     return {
         name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()
     }
+
+
+def transport_counters(transport: Transport) -> dict[str, Callable[[], float]]:
+    """A transport's own, each to be read by itself."""
+    return {name: partial(_read, transport, name) for name in transport.counters()}
+
+
+def _read(transport: Transport, name: str) -> float:
+    return transport.counters()[name]

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 from common.errors import TransferError
 from common.wire import Message
+from kv_transfer.block_check import ChecksumMismatch
 from kv_transfer.claim import Action, Claim, Connect, Copy, End, Landed, Send, StopCopy
-from kv_transfer.copier import ChecksumMismatch, Copier
+from kv_transfer.copier import Copier
 from kv_transfer.counters import ConsumerCounters
-from kv_transfer.messages import Opened
+from kv_transfer.messages import Opened, Read
 from kv_transfer.token_map import Target, num_blocks
 from kv_transfer.transport.base import Gate, Peer
 
@@ -56,7 +57,8 @@ class HeldOffer:
         self._gate = Gate()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self._ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[End] = self._loop.create_future()
 
     @property
     def claim(self) -> Claim:
@@ -160,10 +162,18 @@ class HeldOffer:
 
     def _start_copy(self, copy: Copy) -> None:
         assert self._peer is not None
-        self._gate = Gate()
+        self._gate = Gate(self._ask)
         num_bytes = len(copy.remote) * self._claim.remote.block_bytes
         job = self._copier.copy(self._peer, copy, self._gate)
         job.add_done_callback(lambda done: self._copied(done, num_bytes))
+
+    def _ask(self, request: bytes, block_ids: Sequence[int]) -> None:
+        """In the copying thread."""
+        message = Read(self._claim.token, request, tuple(block_ids))
+        try:
+            self._loop.call_soon_threadsafe(self._channel.send, message)
+        except RuntimeError:  # the loop has closed
+            raise TransferError("the consumer is closing") from None
 
     def _end(self, end: End) -> None:
         if end.error is not None and end.error.quarantine:

@@ -12,6 +12,7 @@ class KVIdentity:
     instance_id: str
     incarnation: str  # fresh at each start
     kv_fingerprint: str  # instances exchange blocks only if equal
+    host: str = "127.0.0.1"  # address of this instance that others reach
 
 
 def mismatch(ours: str, theirs: str) -> str | None:

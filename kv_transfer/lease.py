@@ -192,6 +192,10 @@ class LeaseTable:
     def renew(self, claim: str, now: float) -> None:
         self._claimed(claim, now).deadline = now + self.lease_s
 
+    def reading(self, claim: str, now: float) -> Offer:
+        """The offer, if `claim` may read it now. Raises LeaseExpired."""
+        return self._claimed(claim, now)
+
     def check(self, claim: str, now: float) -> Offer:
         """The offer, if `claim` may finish it now. Raises LeaseExpired or TransferError."""
         offer = self._claimed(claim, now)

@@ -1,6 +1,6 @@
 """The KV side channel between a consumer (DEALER) and a producer (ROUTER), as typed messages.
 
-    consumer → producer    Open, Renew, Finish, Cancel
+    consumer → producer    Open, Renew, Read, Finish, Cancel
     producer → consumer    Opened, Ready, Renewed, Finished, Refused
 
 Same encoding and same strictness as `common/wire.py`; in addition every field is bounded here, so
@@ -56,6 +56,15 @@ class Renew(Message, frozen=True):
     claims: Annotated[tuple[ClaimToken, ...], Meta(max_length=MAX_CLAIMS_PER_RENEW)]
 
 
+class Read(Message, frozen=True):
+    """Send these blocks, for a transport that does not read by itself. `request` is that
+    transport's own. Nothing is sent unless the claim covers all of the blocks."""
+
+    claim: ClaimToken
+    request: Annotated[bytes, Meta(max_length=4096)]
+    block_ids: BlockIds
+
+
 class Finish(Message, frozen=True):
     """All bytes are here; say whether they were still the right ones."""
 
@@ -91,7 +100,7 @@ class Ready(Message, frozen=True):
     hashes: BlockHashes  # empty unless the transport finds blocks by hash
     is_last: bool
     first_token: Count | None  # with the last blocks: what prefill sampled
-    checksums: Checksums = ()  # CRC-32 of each block; empty if the producer makes none
+    checksums: Checksums = ()  # of each block; empty if the producer makes none
 
 
 class Renewed(Message, frozen=True):
@@ -113,5 +122,5 @@ class Refused(Message, frozen=True):
     message: Text
 
 
-ToProducer = Open | Renew | Finish | Cancel
+ToProducer = Open | Renew | Read | Finish | Cancel
 ToConsumer = Opened | Ready | Renewed | Finished | Refused

@@ -30,6 +30,7 @@ from kv_transfer.producer_protocol import (
     Free,
     ProducerProtocol,
     Send,
+    Serve,
 )
 from kv_transfer.publisher import Publisher
 from kv_transfer.region import KVRegion
@@ -102,6 +103,10 @@ class KVProducer:
     def protocol(self) -> ProducerProtocol:
         assert self._protocol is not None, "not started"
         return self._protocol
+
+    @property
+    def transport(self) -> Transport:
+        return self._transport
 
     @property
     def endpoint(self) -> str:
@@ -223,8 +228,17 @@ class KVProducer:
                     self._listener.send(peer, message)  # a peer that has gone loses its lease
                     if isinstance(message, m.Ready) and self._poller is not None:
                         self._poller.blocks_shown()
+                case Serve(request=request, block_ids=block_ids):
+                    self._serve(request, block_ids)
                 case Free(block_ids=block_ids, request_id=request_id, has_expired=has_expired):
                     if has_expired:
                         log.warning("lease expired request_id=%s", request_id)
                     self._free(list(block_ids))
         self._wake_reaper.set()
+
+    def _serve(self, request: bytes, block_ids: tuple[int, ...]) -> None:
+        try:
+            self._transport.serve(request, block_ids)
+        except TransferError as error:  # the consumer waits in vain, for as long as it will
+            self.counters.failures[error.code] += 1
+            log.warning("a consumer was not served: %s", error.message)

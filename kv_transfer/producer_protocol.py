@@ -1,7 +1,7 @@
 """What a producer does with each event, as a plain state machine: events in, actions out.
 
     prefill     offer, admit, drop, release  ┐                 ┌ Send     to a consumer
-    consumers   received                     ├▶  protocol  ──▶ ┤
+    consumers   received                     ├▶  protocol  ──▶ ┼ Serve    blocks to one that asks
     the clock   tick                         ┘                 └ Free     blocks go back, once
 
 Who may read which blocks is decided in `lease.py`; here is what is said about it. No sockets, no
@@ -41,7 +41,15 @@ class Free:
     has_expired: bool = False
 
 
-Action = Send | Free
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Send what a consumer asked for; no blocks: tell it that it gets none."""
+
+    request: bytes
+    block_ids: tuple[int, ...]
+
+
+Action = Send | Free | Serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,8 @@ class ProducerProtocol:
                 return self._open(peer, message, now)
             case m.Renew(claims=claims):
                 return self._renew(peer, claims, now)
+            case m.Read():
+                return self._read(peer, message, now)
             case m.Finish(claim=claim):
                 return self._finish(peer, claim, now)
             case m.Cancel(claim=claim) if self._is_reader(peer, claim):
@@ -197,6 +207,18 @@ class ProducerProtocol:
             except TransferError as error:
                 actions.append(self._refuse(peer, claim, error))
         return [*actions, Send(peer, m.Renewed())]
+
+    def _read(self, peer: bytes, message: m.Read, now: float) -> list[Action]:
+        """Only blocks that this peer's claim covers, under a lease that stands. The peer gets an
+        answer in any case: it waits for one on the transport's own connection."""
+        try:
+            self._own(peer, message.claim)
+            covered = self.leases.reading(message.claim, now).block_ids
+            if not set(message.block_ids) <= set(covered):
+                raise TransferError("the claim does not cover the blocks asked for")
+        except TransferError as error:
+            return [self._refuse(peer, message.claim, error), Serve(message.request, ())]
+        return [Serve(message.request, message.block_ids)]
 
     def _finish(self, peer: bytes, claim: str, now: float) -> list[Action]:
         """Answer with the epochs as they are while the blocks are still held; then let them go."""

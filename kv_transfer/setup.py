@@ -10,6 +10,8 @@ from kv_transfer.connector import make_transport
 from kv_transfer.identity import KVIdentity
 from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Transport
+from kv_transfer.transport.multi import MultiTransport
+from kv_transfer.transport.shared_storage import SharedStorageTransport
 
 
 def transfer_config(config: ServeConfig) -> KVTransferConfig:
@@ -27,8 +29,21 @@ def transfer_config(config: ServeConfig) -> KVTransferConfig:
 
 
 def region_of(cache: KVCache) -> KVRegion:
-    return KVRegion(cache.address, cache.num_blocks, cache.block_bytes, cache.fd)
+    is_cuda = cache.device.type == "cuda"
+    device = (cache.device.index or 0) if is_cuda else None
+    return KVRegion(cache.address, cache.num_blocks, cache.block_bytes, cache.fd, device)
 
 
 def transport_of(settings: KVTransferConfig, cache: KVCache, info: KVIdentity) -> Transport:
     return make_transport(settings, region_of(cache), info)
+
+
+def prefix_store(settings: KVTransferConfig, transport: Transport) -> SharedStorageTransport | None:
+    """Where stored prefixes are to be found, if they are to be used."""
+    config = settings.of("shared_storage")
+    if config is None or not config.prefix_cache:
+        return None
+    if isinstance(transport, MultiTransport):
+        transport = transport.transports["shared_storage"]
+    assert isinstance(transport, SharedStorageTransport)
+    return transport

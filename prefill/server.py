@@ -11,7 +11,8 @@ from common.instance.parts import EngineParts
 from common.instance.server import Identity, run_instance
 from kv_transfer.identity import KVIdentity
 from kv_transfer.producer import KVProducer
-from kv_transfer.setup import region_of, transfer_config, transport_of
+from kv_transfer.setup import prefix_store, region_of, transfer_config, transport_of
+from prefill.stored_prefix import StoredPrefix
 from prefill.worker import PrefillWorker
 
 
@@ -23,17 +24,22 @@ def run(config: ServeConfig) -> int:
         config: ServeConfig, parts: EngineParts, identity: Identity, send: Send
     ) -> PrefillWorker:
         driver = parts.driver
-        info = KVIdentity(identity.instance_id, identity.incarnation, parts.kv_fingerprint)
+        info = KVIdentity(
+            identity.instance_id, identity.incarnation, parts.kv_fingerprint, links.announce_host
+        )
+        transport = transport_of(settings, parts.cache, info)
         producer = KVProducer(
             info,
             region_of(parts.cache),
-            transport_of(settings, parts.cache, info),
+            transport,
             free=lambda blocks: driver.post(lambda engine: engine.free(blocks)),
             epochs=parts.engine.epochs,
             lease_s=settings.lease_s,
             key=links.key,
         )
         await producer.start(links.bind, links.announce_host)
-        return PrefillWorker(driver, producer, send, block_size=config.block_size)
+        store = prefix_store(settings, transport)
+        stored = None if store is None else StoredPrefix(driver, store)
+        return PrefillWorker(driver, producer, send, block_size=config.block_size, stored=stored)
 
     return run_instance(replace(config, kv_connector=settings.connector), make_worker)

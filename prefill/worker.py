@@ -18,15 +18,26 @@ from common.engine.engine import StepResult
 from common.errors import BadRequest
 from common.instance.outbox import Origin, Send
 from common.instance.requests import Requests
+from common.request import EngineRequest
 from common.wire import Abort, RunDecode, RunPrefill, RunWhole
+from kv_transfer.counters import transport_counters
 from kv_transfer.producer import KVProducer
+from prefill.stored_prefix import StoredPrefix
 
 
 class PrefillWorker:
     def __init__(
-        self, driver: EngineDriver, producer: KVProducer, send: Send, *, block_size: int
+        self,
+        driver: EngineDriver,
+        producer: KVProducer,
+        send: Send,
+        *,
+        block_size: int,
+        stored: StoredPrefix | None = None,
     ) -> None:
+        """`stored`: prompts' beginnings may be loaded from there instead of computed."""
         self._producer = producer
+        self._stored = stored
         self._block_size = block_size
         self.side_channel = producer.endpoint
         self.requests = Requests(driver, send)
@@ -73,16 +84,22 @@ class PrefillWorker:
 
     def counters(self) -> dict[str, Callable[[], float]]:
         counts = self._producer.counters
-        return {
+        found: dict[str, Callable[[], float]] = {
             "kv_offered": lambda: counts.offered,
             "kv_released": lambda: counts.released,
             "kv_expired": lambda: counts.expired,
             "kv_aborted": lambda: counts.aborted,
             "kv_sent_bytes": lambda: counts.bytes_released,
         }
+        stored = self._stored
+        if stored is not None:
+            found["kv_stored_prefix_blocks"] = lambda: stored.num_blocks
+        return found | transport_counters(self._producer.transport)
 
     async def close(self) -> None:
         await self.requests.close()
+        if self._stored is not None:
+            await self._stored.close()
         await self._producer.close()
 
     async def _prefill(self, message: RunPrefill) -> None:
@@ -92,13 +109,20 @@ class PrefillWorker:
         handle = self._producer.offer(request.request_id, num_tokens, num_blocks)
         self.requests.outbox.attach(request.request_id, handle)
         try:
+            await self._load_stored(request)
             await self.requests.add(request, offer=True)
         except BaseException:
             self._producer.release(request.request_id)
             raise
         self.requests.outbox.accept(request.request_id)
 
+    async def _load_stored(self, request: EngineRequest) -> None:
+        if self._stored is not None:
+            tokens = request.prompt_token_ids + request.output_token_ids
+            await self._stored.load(tokens, request.cache_salt)
+
     async def _whole(self, message: RunWhole) -> None:
+        await self._load_stored(message.request)
         await self.requests.add(message.request)
         self.requests.outbox.accept(message.request.request_id)
 

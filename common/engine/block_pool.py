@@ -142,6 +142,17 @@ class BlockPool:
             self._stamp(block, owner, self._since[block])
             self._settle(block)
 
+    def keep(self, block: int, digest: bytes) -> bool:
+        """Give back a reserved block that has been filled: others find it by its digest from now
+        on. True if the digest could not be found before."""
+        assert self._is_reserved[block], f"block {block} is not reserved"
+        is_new = digest not in self._by_digest
+        if is_new:
+            self._by_digest[digest] = block
+            self._digests[block] = digest
+        self.free((block,))
+        return is_new
+
     def free(self, blocks: Sequence[int]) -> None:
         """Give back one hold or reservation per block."""
         for block in reversed(blocks):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -265,6 +266,27 @@ class Engine:
         blocks = self._pool.match(self._hasher.full_blocks(token_ids, salt))
         self._pool.hold(blocks, "match")
         return blocks
+
+    def unknown_prefix(self, token_ids: tuple[int, ...], salt: str = "") -> tuple[int, list[bytes]]:
+        """Names of the full blocks that a prompt could begin with, and how many of the first of
+        them are here already. Its last token is never among them: its logits are needed."""
+        if not self.settings.enable_prefix_caching:
+            return 0, []
+        digests = self._hasher.full_blocks(token_ids[:-1], salt)
+        return len(self._pool.match(digests)), digests
+
+    def keep_prefix(
+        self, token_ids: tuple[int, ...], salt: str, first: int, block_ids: list[int], count: int
+    ) -> None:
+        """Give reserved blocks back; the first `count` hold the KV of the prompt's full blocks from
+        number `first` on, and enter the prefix cache."""
+        digests = self._hasher.full_blocks(token_ids[: (first + count) * self._block_size], salt)
+        self._pool.free(block_ids[count:])
+        # From the end: what is given back first is evicted first.
+        kept = [self._pool.keep(block_ids[i], digests[first + i]) for i in reversed(range(count))]
+        if self._prefix_log is not None:
+            new = [first + i for i, is_new in enumerate(reversed(kept)) if is_new]
+            self._prefix_log.stored(new, digests, np.array(token_ids, np.int64), salt)
 
     def reserve(self, num_blocks: int, owner: str = "load") -> list[int] | None:
         """Empty blocks to load KV into; None if that would take what sequences here need."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from common.errors import TransferError
@@ -19,11 +19,17 @@ class Stopped(TransferError):
 
 
 class Gate:
-    """Lets a copying thread write until it is closed: after `close` no further byte is written."""
+    """What a copying thread has of the fetch that it copies for: leave to write, until the gate is
+    closed; somebody to tell what has arrived; a way to ask the producer.
 
-    def __init__(self) -> None:
+    After `close` no further byte is written.
+    """
+
+    def __init__(self, ask: Callable[[bytes, Sequence[int]], None] | None = None) -> None:
         self._lock = threading.Lock()
         self._is_closed = False
+        self._ask = ask
+        self._on_landed: Callable[[int], None] | None = None
 
     @property
     def is_closed(self) -> bool:
@@ -36,6 +42,24 @@ class Gate:
             if self._is_closed:
                 raise Stopped("the read was stopped")
             yield
+
+    def watch(self, on_landed: Callable[[int], None]) -> None:
+        """Have `landed` tell this, in the copying thread."""
+        self._on_landed = on_landed
+
+    def landed(self, num_blocks: int) -> None:
+        """The first `num_blocks` of those to be read are here: they may be looked at meanwhile. 0:
+        none of what was here counts, all of it is written anew."""
+        if self._on_landed is not None:
+            self._on_landed(num_blocks)
+
+    def ask(self, request: bytes, block_ids: Sequence[int]) -> None:
+        """Have the producer's `Transport.serve` called with this, if the lease stands and covers
+        the blocks. Returns at once, from any thread. Raises TransferError if nobody can be asked.
+        """
+        if self._ask is None:
+            raise TransferError("there is no producer to ask")
+        self._ask(request, block_ids)
 
     def close(self) -> None:
         """Waits for the write in progress: a chunk, well under a millisecond."""
@@ -66,8 +90,9 @@ class Transport(ABC):
     name: str
     publishes = False  # `publish` must run before blocks are offered
     polls = False  # `poll` must run while consumers read
-    checksums = False  # a CRC-32 of each block travels with its name and is compared after the copy
+    checksums = False  # a checksum of each block travels with its name, compared after the copy
     uses_hashes = False  # blocks are found by hash: `Ready` carries them
+    serves = False  # reads are not one-sided: peers ask (`Gate.ask`), and `serve` answers
 
     @abstractmethod
     def describe(self) -> bytes:
@@ -80,13 +105,24 @@ class Transport(ABC):
         Blocks some milliseconds. Raises TransferError; LayoutMismatch if this can never work.
         """
 
-    # A producer whose memory is simply there has nothing to do in these two.
+    # A producer whose memory is simply there has nothing to do in these three.
 
     def publish(self, block_ids: Sequence[int], hashes: Sequence[str]) -> None:  # noqa: B027
         """Producer: make the blocks readable elsewhere. May block long. Raises TransferError."""
 
     def poll(self) -> None:  # noqa: B027
         """Producer: let reads by consumers advance. Takes microseconds."""
+
+    def serve(self, request: bytes, block_ids: Sequence[int]) -> None:  # noqa: B027
+        """Producer: send a consumer what it asked for; returns at once.
+
+        `block_ids` are those asked for, in order, under a lease that stands; none of them if it
+        does not cover them all. Raises TransferError if the request makes no sense.
+        """
+
+    def counters(self) -> dict[str, int]:
+        """Plain numbers for `/metrics` that only grow; always the same names."""
+        return {}
 
     @abstractmethod
     def close(self) -> None:

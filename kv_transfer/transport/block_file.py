@@ -5,10 +5,10 @@
     checksum of all that u32 · zeros up to 4096
     the block
 
-All numbers little-endian; checksums are CRC-32. The format is our own rather than safetensors
-because its header has a fixed size: a reader knows how large the file must be before it reads a
-byte, parses no JSON that a stranger wrote, and gets the block page-aligned. Knows no leases and no
-regions.
+All numbers little-endian; checksums as in `region.py`. The format is our own rather than
+safetensors because its header has a fixed size: a reader knows how large the file must be before it
+reads a byte, parses no JSON that a stranger wrote, and gets the block page-aligned. Knows no leases
+and no regions.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import os
 import secrets
 import stat
 import struct
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import CorruptBlock, TransferError
+from kv_transfer.region import checksum
 
 MAGIC = b"XPYDKV\n\0"
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = 4096
 _FIELDS = struct.Struct("<8sIIIIQ64s32s")
 _CHECKSUM = struct.Struct("<I")
@@ -44,30 +45,33 @@ class BlockName:
     layout: bytes  # 32-byte digest
     size_bytes: int
 
-    def header(self, checksum: int) -> bytes:
+    def header(self, block_checksum: int) -> bytes:
         fields = _FIELDS.pack(
             MAGIC,
             VERSION,
             HEADER_BYTES,
-            checksum,
+            block_checksum,
             0,
             self.size_bytes,
             self.block_hash.encode(),
             self.layout,
         )
-        return (fields + _CHECKSUM.pack(zlib.crc32(fields))).ljust(HEADER_BYTES, b"\0")
+        return (fields + _CHECKSUM.pack(checksum(fields))).ljust(HEADER_BYTES, b"\0")
 
 
-def write(path: Path, name: BlockName, block: memoryview) -> None:
-    """Store the block under `path`, whole or not at all. Raises OSError."""
-    checksum = zlib.crc32(block)
+def write(
+    path: Path, name: BlockName, block: memoryview, create: Callable[[Path, int], int]
+) -> None:
+    """Store the block under `path`, whole or not at all. Raises OSError.
+
+    `create(path, size)` makes and opens the temporary file.
+    """
+    header = name.header(checksum(block))
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-    fd = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
+    fd = create(temporary, HEADER_BYTES + name.size_bytes)
     try:
         try:
-            _write_all(fd, memoryview(name.header(checksum)))
+            _write_all(fd, memoryview(header))
             _write_all(fd, block)
             os.fsync(fd)
         finally:
@@ -101,7 +105,7 @@ def read(path: Path, name: BlockName) -> bytearray:
     finally:
         os.close(fd)
     # The expected header holds everything but the data; with the data's checksum it holds that too.
-    if bytes(header) != name.header(zlib.crc32(block)):
+    if bytes(header) != name.header(checksum(block)):
         raise CorruptBlock("a stored KV block is damaged or is not the one it is named")
     return block
 

@@ -15,10 +15,12 @@ import importlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -33,24 +35,39 @@ log = logging.getLogger(__name__)
 PACKAGES = ("nixl_cu13", "nixl_cu12", "nixl")
 PAUSE_MIN_S = 0.00005
 PAUSE_MAX_S = 0.002
-MEMORY = "DRAM"
+DEPTH = 2  # chunks in flight
+
+
+MemoryKind = Literal["DRAM", "VRAM"]
 
 
 class NixlDescription(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     agent: str
     metadata: bytes  # NIXL's own, for `add_remote_agent`
     address: Annotated[int, msgspec.Meta(ge=0)]  # of block 0, in the producer
+    memory: MemoryKind
+    device: Annotated[int, msgspec.Meta(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    handle: Any
+    state: str  # when it was posted
+    end: int  # blocks read once it and those before it are done
 
 
 class NixlTransport(Transport):
     name = "nixl"
     polls = True
-    checksums = True  # the bytes may cross a network
 
     def __init__(self, region: KVRegion, agent_name: str, backends: Sequence[str]) -> None:
         """`agent_name` must be unique and new at each start. Raises ConfigError."""
         api = _import_api()
         self.region = region
+        # NIXL's name for where the pool lies, and its number there.
+        self.memory: MemoryKind = "DRAM" if region.device is None else "VRAM"
+        self.device = region.device or 0
+        self.checksums = region.device is None  # the bytes may cross a network
         self.lock = threading.Lock()  # around every call into `agent`
         self.is_closed = False
         self._agent_name = agent_name
@@ -58,10 +75,10 @@ class NixlTransport(Transport):
         try:
             config = api.nixl_agent_config(enable_prog_thread=False, backends=list(backends))
             self.agent = api.nixl_agent(agent_name, config)
-            memory = [(region.address, region.size_bytes, 0, "")]
-            self._registered = self.agent.register_memory(memory, MEMORY)
+            memory = [(region.address, region.size_bytes, self.device, "")]
+            self._registered = self.agent.register_memory(memory, self.memory)
             self.local = self.agent.prep_xfer_dlist(
-                "", _descriptors(region.address, region), MEMORY
+                "", _descriptors(region, self.device), self.memory
             )
         except Exception as error:  # the bindings raise classes of their own, derived from this
             raise ConfigError(f"connector nixl cannot start: {error}") from None
@@ -69,7 +86,9 @@ class NixlTransport(Transport):
     def describe(self) -> bytes:
         with self.lock:
             metadata = self.agent.get_agent_metadata()
-        description = NixlDescription(self._agent_name, metadata, self.region.address)
+        description = NixlDescription(
+            self._agent_name, metadata, self.region.address, self.memory, self.device
+        )
         return msgspec.msgpack.encode(description)
 
     def connect(self, description: bytes, num_blocks: int) -> Peer:
@@ -86,7 +105,9 @@ class NixlTransport(Transport):
             if name != theirs.agent:
                 self.agent.remove_remote_agent(name)
                 raise TransferError("the producer's NIXL metadata is another agent's")
-            remote = self.agent.prep_xfer_dlist(name, _descriptors(pool.address, pool), MEMORY)
+            remote = self.agent.prep_xfer_dlist(
+                name, _descriptors(pool, theirs.device), theirs.memory
+            )
             generation = self._generations[name] = self._generations.get(name, 0) + 1
         return NixlPeer(self, name, generation, remote)
 
@@ -131,33 +152,52 @@ class NixlPeer(Peer):
     def read(
         self, remote: Sequence[int], local: Sequence[int], hashes: Sequence[str], gate: Gate
     ) -> None:
-        for start in range(0, len(remote), self._chunk):
-            if gate.is_closed:
-                raise Stopped("the read was stopped")
-            chunk = slice(start, start + self._chunk)
-            self._read_chunk(list(remote[chunk]), list(local[chunk]))
+        """In chunks, some in flight at once. Returns or raises only when every READ has ended: NIXL
+        cannot stop one, only finish it, or fail it when the connection is broken."""
+        posted: deque[_Read] = deque()
+        try:
+            for start in range(0, len(remote), self._chunk):
+                if gate.is_closed:
+                    raise Stopped("the read was stopped")
+                chunk = slice(start, start + self._chunk)
+                posted.append(self._post(list(remote[chunk]), list(local[chunk]), start))
+                if len(posted) == DEPTH:
+                    self._finish(posted.popleft(), gate)
+        finally:
+            self._drain(posted, gate)
 
-    def _read_chunk(self, remote: list[int], local: list[int]) -> None:
-        """Returns or raises only when the READ has ended: NIXL cannot stop one, only finish it, or
-        fail it when the connection is broken."""
+    def _post(self, remote: list[int], local: list[int], first: int) -> _Read:
         transport = self._transport
         with transport.lock, nixl_errors("read"):
             self._check_open()
             agent = transport.agent
-            transfer = agent.make_prepped_xfer("READ", transport.local, local, self._remote, remote)
-            state = agent.transfer(transfer)
+            handle = agent.make_prepped_xfer("READ", transport.local, local, self._remote, remote)
+            return _Read(handle, agent.transfer(handle), first + len(remote))
+
+    def _drain(self, posted: deque[_Read], gate: Gate) -> None:
+        """See all of them end, whatever the first of them raises."""
+        try:
+            while posted:
+                self._finish(posted.popleft(), gate)
+        finally:
+            if posted:
+                self._drain(posted, gate)
+
+    def _finish(self, read: _Read, gate: Gate) -> None:
+        transport, state = self._transport, read.state
         pause_s = PAUSE_MIN_S
         while state == "PROC":
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, PAUSE_MAX_S)
             with transport.lock, nixl_errors("read"):
                 self._check_open()
-                state = agent.check_xfer_state(transfer)
+                state = transport.agent.check_xfer_state(read.handle)
         with transport.lock, nixl_errors("read"):
             self._check_open()
-            transfer.release()
+            read.handle.release()
         if state != "DONE":
             raise TransferError("a NIXL read failed")
+        gate.landed(read.end)
 
     def _check_open(self) -> None:
         if self._transport.is_closed:
@@ -180,13 +220,13 @@ def nixl_errors(what: str) -> Iterator[None]:
         raise TransferError(f"NIXL {what}: {type(error).__name__}") from None
 
 
-def _descriptors(address: int, region: KVRegion) -> NDArray[np.uint64]:
+def _descriptors(region: KVRegion, device: int) -> NDArray[np.uint64]:
     """[num_blocks, 3]: address, length, device of each block."""
     descriptors = np.empty((region.num_blocks, 3), np.uint64)
     starts = np.arange(region.num_blocks, dtype=np.uint64) * np.uint64(region.block_bytes)
-    descriptors[:, 0] = starts + np.uint64(address)
+    descriptors[:, 0] = starts + np.uint64(region.address)
     descriptors[:, 1] = region.block_bytes
-    descriptors[:, 2] = 0
+    descriptors[:, 2] = device
     return descriptors
 
 

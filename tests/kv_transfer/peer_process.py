@@ -68,7 +68,7 @@ class ProducerEnd:
 
 class ConsumerEnd:
     def __init__(self, settings):
-        self.pool = Pool(seed=2)
+        self.pool = Pool(settings.pop("num_blocks", 16), settings.pop("block_bytes", 4096), seed=2)
         config, info = KVTransferConfig(**settings), identity("d")
         transport = make_transport(config, self.pool.region, info)
         self.consumer = KVConsumer(info, self.pool.region, transport)

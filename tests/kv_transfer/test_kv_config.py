@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from kv_transfer.config import KVTransferConfig
 from kv_transfer.connector import make_transport
 from kv_transfer.transport.memory import MemoryTransport
 from kv_transfer.transport.shm import ShmTransport
-from tests.kv_transfer.ends import Pool, identity
+from tests.kv_transfer.ends import NEEDS_NIXL, Pool, identity
 
 
 def parse(**raw):
@@ -34,7 +35,9 @@ def test_what_a_vllm_user_writes():
         kv_buffer_device="cpu",
         kv_connector_extra_config={"kv_lease_duration": 30, "backends": ["UCX", "LIBFABRIC"]},
     )
-    assert config == KVTransferConfig("nixl", "kv_consumer", 30.0, backends=("UCX", "LIBFABRIC"))
+    assert config == KVTransferConfig(
+        "nixl", "kv_consumer", 30.0, device="cpu", backends=("UCX", "LIBFABRIC")
+    )
 
 
 def test_storage_needs_a_directory():
@@ -62,7 +65,7 @@ def test_a_third_party_gets_its_settings_untouched():
         ('{"kv_connector": "shm", "kv_port": 14579}', "kv_port"),
         ('{"kv_connector": "shm", "kv_role": "boss"}', "kv_role"),
         ('{"kv_connector": "shm", "kv_role": ["kv_both"]}', "kv_role"),
-        ('{"kv_connector": "shm", "kv_buffer_device": "cuda"}', "kv_buffer_device"),
+        ('{"kv_connector": "shm", "kv_buffer_device": "tpu"}', "kv_buffer_device"),
         ('{"kv_connector": "shm", "kv_connector_extra_config": 3}', "extra_config"),
         ('{"kv_connector": "shm", "kv_connector_extra_config": {"backends": []}}', "backends"),
         ('{"kv_connector": "nixl", "kv_connector_extra_config": {"backends": []}}', "backends"),
@@ -81,6 +84,11 @@ def test_a_third_party_gets_its_settings_untouched():
             "lease",
         ),
         ('{"kv_connector": "shm", "kv_connector_extra_config": {"checksum": 1}}', "checksum"),
+        (
+            '{"kv_connector": "shared_storage", "kv_connector_extra_config": '
+            '{"shared_storage_path": "/x", "shared_storage_max_bytes": "lots"}}',
+            "64GiB",
+        ),
         (
             '{"kv_connector": "shared_storage", '
             '"kv_connector_extra_config": {"shared_storage_path": 7}}',
@@ -135,3 +143,32 @@ def test_nixl_missing_is_one_clear_line(pool, monkeypatch):
     monkeypatch.setattr("kv_transfer.transport.nixl.PACKAGES", ("no_such_nixl",))
     with pytest.raises(ConfigError, match="pip install"):
         make_transport(KVTransferConfig("nixl"), pool.region, identity("p"))
+
+
+@pytest.mark.parametrize("connector", ["shm", "nixl", "nccl"])
+def test_a_pool_elsewhere_than_asked_for_is_refused(pool, connector):
+    with pytest.raises(ConfigError, match="kv_buffer_device is cuda, but the KV pool is on cpu"):
+        make_transport(KVTransferConfig(connector, device="cuda"), pool.region, identity("p"))
+
+
+@pytest.mark.parametrize("connector", ["shm", "memory", "shared_storage"])
+def test_a_pool_on_a_gpu_needs_another_connector(pool, connector):
+    on_gpu = replace(pool.region, device=0)
+    config = KVTransferConfig(connector, storage_dir="/nowhere")
+    with pytest.raises(ConfigError, match="on a GPU use nixl or nccl"):
+        make_transport(config, on_gpu, identity("p"))
+    with pytest.raises(ConfigError, match="checksums"):
+        make_transport(KVTransferConfig("nixl", checksum=True), on_gpu, identity("p"))
+
+
+def test_a_limit_may_be_written_as_people_do():
+    extra = {"shared_storage_path": "/data/kv", "shared_storage_max_bytes": "2GiB"}
+    config = parse(kv_connector="shared_storage", kv_connector_extra_config=extra)
+    assert config.storage_max_bytes == 2 << 30
+
+
+@NEEDS_NIXL
+def test_a_nixl_backend_that_is_not_there_is_one_clear_line(pool):
+    config = KVTransferConfig("nixl", backends=("NO_SUCH_BACKEND",))
+    with pytest.raises(ConfigError, match="connector nixl cannot start"):
+        make_transport(config, pool.region, identity("p"))

@@ -15,7 +15,7 @@ from common.errors import LeaseExpired, TransferError
 from kv_transfer import copier
 from tests.kv_transfer.ends import NEEDS_NIXL, ends, until
 
-CONNECTORS = ["memory", "shm", "shared_storage", pytest.param("nixl", marks=NEEDS_NIXL)]
+CONNECTORS = ["memory", "shm", "shared_storage", "nccl", pytest.param("nixl", marks=NEEDS_NIXL)]
 
 
 @pytest.fixture(params=CONNECTORS)

@@ -19,6 +19,7 @@ EXAMPLES = re.findall(r"```json\n(.*?)\n```\n\n```hex\n(.*?)\n```", PAGE.read_te
 TYPES = (
     m.Open,
     m.Renew,
+    m.Read,
     m.Finish,
     m.Cancel,
     m.Opened,

@@ -86,8 +86,8 @@ async def process(role, **settings):
 class Consumer:
     """The end in this process."""
 
-    def __init__(self, connector, *, silence_s=3.0, **settings):
-        self.pool = Pool(seed=2)
+    def __init__(self, connector, *, silence_s=3.0, num_blocks=16, block_bytes=4096, **settings):
+        self.pool = Pool(num_blocks, block_bytes, seed=2)
         self.landed: list[int] = []
         info = identity("d")
         transport = make_transport(KVTransferConfig(connector, **settings), self.pool.region, info)
@@ -117,7 +117,7 @@ class Consumer:
 SOURCE = Pool(seed=1).blocks  # what the other process has
 
 
-@pytest.fixture(params=["shm", NIXL, "shared_storage"])
+@pytest.fixture(params=["shm", NIXL, "nccl", "shared_storage"])
 def settings(request, tmp_path):
     storage = request.param == "shared_storage"
     return {"connector": request.param} | ({"storage_dir": str(tmp_path / "kv")} if storage else {})
@@ -226,7 +226,7 @@ def test_stored_blocks_survive_a_restart_and_are_not_written_again(tmp_path):
 
     def files():
         found = [path for path in (tmp_path / "kv").rglob("*") if path.is_file()]
-        return {path: path.stat().st_mtime_ns for path in found}
+        return {path: path.stat().st_ino for path in found}
 
     async def hand_over(first_token):
         async with process("producer", **settings) as producer, Consumer(**settings) as consumer:

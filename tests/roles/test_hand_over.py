@@ -20,7 +20,8 @@ from kv_transfer.config import KVTransferConfig
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.identity import KVIdentity
 from kv_transfer.producer import KVProducer
-from kv_transfer.setup import region_of, transport_of
+from kv_transfer.setup import prefix_store, region_of, transport_of
+from prefill.stored_prefix import StoredPrefix
 from prefill.worker import PrefillWorker
 
 MODEL = str(Path(__file__).parent.parent.parent / "models" / "xpyd-demo")
@@ -136,10 +137,11 @@ async def pair(connector="shm", **settings):
         parts[0].driver.post(lambda engine: engine.free(blocks))
 
     info = identity("p", parts[0])
+    transport = transport_of(config, parts[0].cache, info)
     producer = KVProducer(
         info,
         region_of(parts[0].cache),
-        transport_of(config, parts[0].cache, info),
+        transport,
         free=free,
         epochs=parts[0].engine.epochs,
         lease_s=config.lease_s,
@@ -149,8 +151,13 @@ async def pair(connector="shm", **settings):
     consumer = KVConsumer(
         info, region_of(parts[1].cache), transport_of(config, parts[1].cache, info)
     )
+    store = prefix_store(config, transport)
     prefill = PrefillWorker(
-        parts[0].driver, producer, proxy.sender("p"), block_size=CONFIG.block_size
+        parts[0].driver,
+        producer,
+        proxy.sender("p"),
+        block_size=CONFIG.block_size,
+        stored=None if store is None else StoredPrefix(parts[0].driver, store),
     )
     decode = DecodeWorker(parts[1].driver, consumer, proxy.sender("d"), max_num_waiting=64)
     try:
