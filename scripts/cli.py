@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from common.config import ProxyConfig, ServeConfig, UpConfig, add_options, from_args
 from common.errors import ConfigError
 from common.version import VERSION
+from scripts.faults.options import add_arguments as add_chaos_arguments
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,6 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_options(up, UpConfig)
     bench = commands.add_parser("bench", help="measure a server", add_help=False)
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
+    chaos = commands.add_parser(
+        "chaos", help="break a running deployment within reason, and check every answer"
+    )
+    add_chaos_arguments(chaos)
     chat = commands.add_parser("chat", help="talk to a server from the terminal")
     chat.add_argument("--url", default="http://127.0.0.1:8000", help="base URL of the server")
     chat.add_argument("--model", default=None, help="default: the first one the server lists")
@@ -97,6 +102,12 @@ def _bench(args: argparse.Namespace, _: list[str]) -> int:
     return run(args.arguments)
 
 
+def _chaos(args: argparse.Namespace, _: list[str]) -> int:
+    from scripts.chaos import run
+
+    return run(args)
+
+
 def _chat(args: argparse.Namespace, _: list[str]) -> int:
     from scripts.chat import run
 
@@ -108,6 +119,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "proxy": _proxy,
     "up": _up,
     "bench": _bench,
+    "chaos": _chaos,
     "chat": _chat,
 }
 

@@ -1,0 +1,88 @@
+"""A TCP relay that can be cut, silenced and slowed: a bad network where the kernel offers none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+
+
+class Relay:
+    """From `host:port` to `target`, both ways. Runs in the test's event loop.
+
+    `cut()`: connections break and new ones are refused. `silence()`: they stay, and nothing comes
+    through. `slow(...)`: each direction of each connection has that rate and delay. `mend()` undoes
+    all three.
+    """
+
+    def __init__(self, host: str, port: int, target: tuple[str, int]) -> None:
+        self.host, self.port, self.target = host, port, target
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._bytes_per_s = math.inf
+        self._delay_s = 0.0
+
+    async def start(self) -> None:
+        if self._server is None:
+            self._server = await asyncio.start_server(self._serve, self.host, self.port)
+
+    async def cut(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._writers):
+            writer.transport.abort()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def silence(self) -> None:
+        self._open.clear()
+
+    def slow(self, bytes_per_s: float = math.inf, delay_s: float = 0.0) -> None:
+        self._bytes_per_s, self._delay_s = bytes_per_s, delay_s
+
+    async def mend(self) -> None:
+        self.slow()
+        self._open.set()
+        await self.start()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        there: asyncio.StreamWriter | None = None
+        try:
+            back, there = await asyncio.open_connection(*self.target)
+            self._writers.add(there)
+            directions = [
+                asyncio.ensure_future(self._pump(reader, there)),
+                asyncio.ensure_future(self._pump(back, writer)),
+            ]
+            try:
+                await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for direction in directions:
+                    direction.cancel()
+                await asyncio.gather(*directions, return_exceptions=True)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            for end in (writer, there):
+                if end is not None:
+                    end.transport.abort()
+                    self._writers.discard(end)
+            self._tasks.discard(task)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(16 << 10):
+                if self._delay_s or self._bytes_per_s < math.inf:
+                    await asyncio.sleep(self._delay_s + len(data) / self._bytes_per_s)
+                await self._open.wait()
+                writer.write(data)
+                await writer.drain()
