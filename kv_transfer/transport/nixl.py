@@ -94,7 +94,7 @@ class NixlTransport(Transport):
     def connect(self, description: bytes, num_blocks: int) -> Peer:
         try:
             theirs = msgspec.msgpack.decode(description, type=NixlDescription)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             raise TransferError("the producer's NIXL description is malformed") from None
         if theirs.agent == self._agent_name:
             raise LayoutMismatch("connector nixl does not read from its own process")

@@ -65,7 +65,7 @@ class ShmTransport(Transport):
     def connect(self, description: bytes, num_blocks: int) -> Peer:
         try:
             theirs = msgspec.msgpack.decode(description, type=ShmDescription)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             raise TransferError("the producer's description of its memory is malformed") from None
         if theirs.host != _host():
             raise LayoutMismatch(

@@ -33,6 +33,7 @@ EXAMPLES = {
             wire.RunDecode(REQUEST, HANDLE, 2),
             wire.RunWhole(REQUEST, 3),
             wire.Abort("r"),
+            wire.WatchPrefixes(),
         ],
     ),
     "proxy": (
@@ -43,6 +44,7 @@ EXAMPLES = {
             wire.Accepted("r", 1, HANDLE),
             wire.Tokens((TokenEvent("r", 0, (7,)),), (1,)),
             wire.Failed("r", 1, "internal_error", "it failed"),
+            wire.Prefixes("1", 3, (2**64 - 1, 7), (0,)),
         ],
     ),
     "producer": (
@@ -84,6 +86,12 @@ def check(link, data):
 def test_the_examples_are_valid(link):
     for message in EXAMPLES[link][1]:
         assert check(link, encode(message)) == message
+
+
+@links
+def test_every_message_has_an_example(link):
+    union, examples = EXAMPLES[link]
+    assert {type(message) for message in examples} == set(typing.get_args(union))
 
 
 @links

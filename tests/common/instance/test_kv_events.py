@@ -176,6 +176,23 @@ def test_whoever_comes_late_gets_all_by_replay():
     publishing(body)
 
 
+def test_what_is_no_request_for_a_replay_is_ignored():
+    async def body(publisher, driver):
+        publisher.start(driver)
+        await computed(driver, [[5] * 12])
+        consumer = Consumer(publisher)
+        for frames in ([b""], [b"x", bytes(8)], [b"", b""], [b"", bytes(9)], [b"", bytes(8), b"x"]):
+            stranger = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+            stranger.connect(publisher.replay_endpoint)
+            await stranger.send_multipart(frames)
+            stranger.close(linger=1000)
+        await consumer.replay()
+        assert consumer.prefixes() == {(5,) * 4, (5,) * 8, (5,) * 12}
+        consumer.close()
+
+    publishing(body)
+
+
 def test_replay_is_bounded_and_begins_where_it_can():
     async def body(publisher, driver):
         for _ in range(25):
