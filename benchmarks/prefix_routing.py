@@ -26,7 +26,7 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.percentiles import median
-from benchmarks.proxy_overhead import free_port
+from benchmarks.routers import free_port
 
 MODEL = Path(__file__).parents[1] / "models" / "xpyd-demo"
 START_S = 180.0
