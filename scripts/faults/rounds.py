@@ -14,13 +14,13 @@ from common.errors import ConfigError
 from scripts.faults.schedule import Fault
 from scripts.faults.site import Site, until
 from scripts.faults.stream import Answer, play
-from scripts.faults.targets import Target, read_targets, start_again
+from scripts.faults.targets import Target, is_kept, read_targets, start_again
 from scripts.faults.verdict import Row
 from scripts.faults.workload import Job
 
 STOP_S = 30.0
 PAUSE_S = 1.0
-LAUNCHER_S = 8.0  # that a launcher gets to bring an instance back before we do
+SUPERVISOR_S = 8.0  # that somebody else gets to bring an instance back before we do
 EXIT_S = 45.0  # an instance's drain, and a little
 REST_S = 15.0
 MAX_HANG_UP = 60  # pieces
@@ -144,7 +144,7 @@ class Rounds:
         return time.monotonic() - began
 
     async def _bring_back(self, name: str) -> None:
-        """Wait for the launcher to start it again; if there is none, do so ourselves."""
+        """A launcher that keeps its children will start it again; else somebody, or we do."""
 
         def target() -> Target:
             return next(each for each in self._targets() if each.name == name)
@@ -158,10 +158,12 @@ class Rounds:
             return target().pid != old.pid or await self._site.is_healthy(old.url)
 
         await until(is_gone, EXIT_S)
-        if await until(is_replaced, LAUNCHER_S) or not self._settings.may_restart:
+        path = self._settings.topology
+        assert path is not None
+        if is_kept(path) or not self._settings.may_restart:
             return
-        assert self._settings.topology is not None
-        self._started.append(start_again(old, self._settings.topology))
+        if not await until(is_replaced, SUPERVISOR_S):
+            self._started.append(start_again(old, path))
 
     def _targets(self) -> list[Target]:
         """As the file says now: whoever restarts an instance changes it."""

@@ -67,6 +67,11 @@ def read_targets(path: Path) -> list[Target]:
         raise ConfigError(f"{path} is not a topology file: {error!r}") from None
 
 
+def is_kept(path: Path) -> bool:
+    """Does the launcher that wrote the file start again what has ended?"""
+    return bool(_read(path).get("restart", False))
+
+
 def start_again(target: Target, path: Path) -> subprocess.Popen[bytes]:
     """As the file says it was started; its new pid goes into the file. It outlives us, as the one
     before it would have."""
