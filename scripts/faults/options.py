@@ -42,6 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-restart",
         action="store_true",
-        help="leave it to others to start what has ended; default: after 8 s, unless `xpyd up` does",
+        help="leave it to others to start what has ended; default: do it after 8 s",
     )
     parser.add_argument("--result-file", type=Path, metavar="FILE", help="the verdict as JSON")

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -43,7 +44,7 @@ class Machines:
         self.children: list[Child] = []
 
     def set_up(self):
-        cable = f"xp{os.getpid()}"
+        self.cable = cable = f"xp{os.getpid()}"
         steps = [
             f"netns add {self.a}",
             f"netns add {self.b}",
@@ -59,6 +60,10 @@ class Machines:
             done = ip(*step.split())
             if done.returncode:
                 pytest.skip(f"this machine makes no network namespaces: {done.stderr.strip()}")
+
+    def plug(self, state):
+        """The cable's far end, `up` or `down`: nothing comes through, and nobody is told."""
+        assert ip("-n", self.b, "link", "set", f"{self.cable}b", state).returncode == 0
 
     def tear_down(self):
         for child in self.children:
@@ -164,3 +169,40 @@ def test_a_fleet_over_two_machines(machines):
     assert "takes the right cluster key" in proxy.plan.log.read_text()
     again = machines.fetch(machines.b, f"http://{HERE}:8000/inference/v1/generate", body)
     assert again["choices"] == answer["choices"]
+
+
+@pytest.mark.long
+def test_a_cable_pulled_out_and_put_back(machines):
+    """A decode instance on each machine, the rest here; what ran there goes on here."""
+    proxy = ("proxy", "--host", HERE, "--registry-host", HERE, "--api-key", API)
+    machines.run(machines.a, "proxy", *proxy, "--decode-policy", "round_robin")
+    register = ("--registry", f"{HERE}:30001")
+    for namespace, host, port, role in (
+        (machines.a, HERE, 8100, "prefill"),
+        (machines.a, HERE, 8200, "decode"),
+        (machines.b, THERE, 8201, "decode"),
+    ):
+        links = ("--internal-host", host, *register)
+        machines.run(namespace, f"{role}-{host}", *serve(role, port, *links))
+
+    def states():
+        return [row["state"] for row in machines.instances()]
+
+    def is_busy_there():
+        return any(r["requests"] for r in machines.instances() if THERE in r["endpoint"])
+
+    url = f"http://{HERE}:8000/inference/v1/generate"
+    long = {"max_tokens": 500, "temperature": 0.8, "seed": 3, "ignore_eos": True}
+    body = json.dumps({"token_ids": [5, 6, 7] * 30, "sampling_params": long})
+    machines.wait(lambda: states() == ["ready"] * 3)
+    expected = machines.fetch(machines.a, url, body)["choices"]
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(machines.fetch, machines.a, url, body) for _ in range(4)]
+        machines.wait(is_busy_there)
+        machines.plug("down")
+        for answer in answers:
+            assert answer.result()["choices"] == expected
+    machines.wait(lambda: "dead" in states())
+    machines.plug("up")
+    machines.wait(lambda: states() == ["ready"] * 3)
+    assert machines.fetch(machines.a, url, body)["choices"] == expected
