@@ -42,8 +42,14 @@ def sleeping(tmp_path):
     """A topology file whose only prefill instance is a process that sleeps."""
     process = subprocess.Popen(SLEEPER)
     path = tmp_path / "topology.json"
-    row = {"url": "http://127.0.0.1:1", "start": SLEEPER, "env": {}, "cwd": str(tmp_path)}
-    row |= {"pid": process.pid, "log": str(tmp_path / "log")}
+    row = {
+        "url": "http://127.0.0.1:1",
+        "pid": process.pid,
+        "start": SLEEPER,
+        "env": {},
+        "cwd": str(tmp_path),
+        "log": str(tmp_path / "log"),
+    }
     path.write_text(json.dumps({"prefill": [row], "decode": []}))
     deadline = time.monotonic() + 30
     while not read_targets(path)[0].is_running():  # its exec is under way
