@@ -115,7 +115,7 @@ class Cluster:
                 assert time.monotonic() < deadline, f"{child.plan.name} unhealthy\n{self.logs()}"
                 await asyncio.sleep(0.1)
 
-    async def ready_instances(self, count: int, timeout_s: float = 30.0) -> None:
+    async def ready_instances(self, count: int, timeout_s: float = 60.0) -> None:
         """Wait until the proxy can use that many instances."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -166,7 +166,7 @@ class Cluster:
                 found[key] = found.get(key, 0.0) + float(value)
         return found
 
-    async def at_rest(self, *children: Child, timeout_s: float = 1.0) -> None:
+    async def at_rest(self, *children: Child, timeout_s: float = 30.0) -> None:
         """Ledger and gauges say that nothing is taken, on every instance named (default: all)."""
         deadline = time.monotonic() + timeout_s
         for child in children or self.instances:

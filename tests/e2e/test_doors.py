@@ -106,7 +106,7 @@ def test_keys_are_read_again_on_sighup_over_tls(certificate, tmp_path):
         line = next((line for line in process.stderr if "proxy at" in line), "")
         assert line, "the proxy did not start"
         trusting = ssl.create_default_context(cafile=certificate[0])
-        with httpx.Client(base_url=line.split()[-1], verify=trusting) as client:
+        with httpx.Client(base_url=line.split()[-1], verify=trusting, timeout=60) as client:
             wait_for(lambda: status(client, "old") == 200)
             assert status(client, "new") == 401
             keys.write_text("new\n")
@@ -128,7 +128,7 @@ def status(client, key):
     return answer.status_code
 
 
-def wait_for(condition, timeout_s=15.0):
+def wait_for(condition, timeout_s=60.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

@@ -31,7 +31,7 @@ async def replay(endpoint):
     events: list[dict[str, Any]] = []
     try:
         while True:
-            frames = await asyncio.wait_for(dealer.recv_multipart(), 10)
+            frames = await asyncio.wait_for(dealer.recv_multipart(), 60)
             if frames[2] == b"\xff" * 8:
                 return events
             events += msgpack.unpackb(frames[3])[1]

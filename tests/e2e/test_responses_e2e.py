@@ -94,7 +94,7 @@ async def keep_to_the_form(client):
 
 async def polled(client, response_id, *statuses):
     """The response when its status is another one than these."""
-    for _ in range(600):
+    for _ in range(1200):
         response = await client.responses.retrieve(response_id)
         if response.status not in statuses:
             return response
@@ -127,9 +127,9 @@ def test_responses_through_a_pair(tmp_path):
                 base_url=f"{running.url}/v1", api_key="unused", max_retries=0
             )
             async with client:
-                await asyncio.wait_for(converse(client), 60)
-                await asyncio.wait_for(keep_to_the_form(client), 60)
-                await asyncio.wait_for(leave(client), 60)
-                await running.at_rest(timeout_s=3.0)
+                await asyncio.wait_for(converse(client), 120)
+                await asyncio.wait_for(keep_to_the_form(client), 120)
+                await asyncio.wait_for(leave(client), 120)
+                await running.at_rest()
 
     asyncio.run(run())

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tests.common.engine.schemas import SCHEMAS
 from tests.e2e.cluster import cluster
-from tests.e2e.test_faults import outcome
+from tests.e2e.test_faults import outcome, until_flowing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -107,8 +106,9 @@ def test_a_death_never_shows_in_a_constrained_stream(tmp_path):
         async with cluster(tmp_path, prefill=1, decode=2, arguments=ARGUMENTS) as made:
             expected = await made.generate(made.url, PROMPT, **wanted)
             assert len(expected) > 100
-            streams = [asyncio.create_task(outcome(made, PROMPT, wanted)) for _ in range(4)]
-            await asyncio.sleep(0.5)
+            tokens = [[] for _ in range(4)]
+            streams = [asyncio.create_task(outcome(made, PROMPT, wanted, t)) for t in tokens]
+            await until_flowing(streams, tokens)
             os.kill(made.of("decode")[0].pid, signal.SIGKILL)
             done, pending = await asyncio.wait(streams, timeout=60)
             assert not pending, made.logs()
@@ -136,41 +136,44 @@ EXPLOSIVE = [
 
 
 def test_explosive_constraints_are_refused_while_a_stream_goes_on(tmp_path):
+    """However fast or slow the machine: there is always a stream, until all have been refused."""
+
     async def body():
         async with cluster(tmp_path, prefill=1, decode=1, arguments=ARGUMENTS) as made:
             await post(made, {"guided_choice": ["warm"]})
-            gaps: list[float] = []
-            is_flowing = asyncio.Event()
+            num_tokens = 0
 
-            async def stream():
-                last = 0.0
-                long = {"max_tokens": 1500, "ignore_eos": True, "temperature": 0}
-                async for _ in made.stream(made.url, PROMPT, **long):
-                    now = time.monotonic()
-                    if is_flowing.is_set():
-                        gaps.append(now - last)
-                    last = now
-                    num_tokens[0] += 1
-                    if num_tokens[0] == 10:
-                        is_flowing.set()
+            async def flow():
+                nonlocal num_tokens
+                while True:
+                    long = {"max_tokens": 1500, "ignore_eos": True, "temperature": 0}
+                    async for event in made.stream(made.url, PROMPT, **long):
+                        assert "error" not in event, event
+                        num_tokens += 1
 
-            num_tokens = [0]
-            running = asyncio.create_task(stream())
-            await asyncio.wait_for(is_flowing.wait(), 20)
+            async def goes_on():
+                seen = num_tokens
+                while num_tokens < seen + 5:
+                    assert not flowing.done(), flowing
+                    await asyncio.sleep(0.02)
+
+            flowing = asyncio.create_task(flow())
+            num_meanwhile = 0
             for name, value in EXPLOSIVE:
-                began = time.monotonic()
-                status, answer = await post(made, {name: value})
-                took = time.monotonic() - began
+                await asyncio.wait_for(goes_on(), 60)
+                before = num_tokens
+                status, answer = await asyncio.wait_for(post(made, {name: value}), 60)
+                num_meanwhile += num_tokens - before
                 assert status == 400, (name, answer)
                 assert answer["error"]["param"].startswith(name), answer
                 assert name in answer["error"]["message"]
-                assert took < 3.0, (name, took)
                 assert await made.status(f"{made.url}/health") == 200
-            assert not running.done(), "the stream was over too soon to show anything"
-            assert max(gaps) < 1.0, sorted(gaps)[-5:]
+            await asyncio.wait_for(goes_on(), 60)
+            assert num_meanwhile > len(EXPLOSIVE), "no tokens while constraints were looked at"
             status, _ = await post(made, {"guided_choice": ["still", "here"]})
             assert status == 200
-            running.cancel()
+            flowing.cancel()
+            await asyncio.wait([flowing], timeout=30)
 
     async def post(made, fields):
         body = {"prompt": "x", "max_tokens": 8, **fields}

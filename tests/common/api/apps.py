@@ -115,7 +115,7 @@ def served(app):
         thread.join(10)
 
 
-def wait_for(condition, deadline_s=5.0):
+def wait_for(condition, deadline_s=60.0):
     deadline = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -202,7 +202,7 @@ def test_a_client_that_hangs_up_ends_its_request(stream):
     engine = says("again " * 300, delay_s=0.01)
     with served(app_of(engine)) as url:
         body = {"model": MODEL, "max_tokens": 500, "messages": USER, "stream": stream}
-        with httpx.Client() as client:
+        with httpx.Client(timeout=60) as client:
             if stream:
                 with client.stream("POST", f"{url}/v1/messages", json=body) as response:
                     next(response.iter_lines())

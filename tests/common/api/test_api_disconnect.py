@@ -15,7 +15,7 @@ ENDLESS = Script(tokens("x") * 1500, delay_s=0.01)
 
 
 def connect(url):
-    return http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+    return http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
 
 
 def post(connection, path, body):
@@ -48,7 +48,7 @@ def test_hanging_up_aborts_every_sequence(path, body, count, stream):
             response.close()
         wait_for(lambda: len(engine.running) == count)
         connection.close()
-        wait_for(lambda: not engine.running, 1.0)
+        wait_for(lambda: not engine.running)
         assert len(engine.aborted) == count
 
 
@@ -59,7 +59,7 @@ def test_hanging_up_before_the_first_token():
         post(connection, "/v1/chat/completions", {"messages": USER, "stream": True})
         wait_for(lambda: engine.running)
         hang_up(connection)
-        wait_for(lambda: not engine.running, 1.0)
+        wait_for(lambda: not engine.running)
     assert len(engine.aborted) == 1
 
 
@@ -78,8 +78,8 @@ def test_a_client_that_never_reads_is_dropped():
             )
             raw.sendall(head.encode() + body)
             wait_for(lambda: engine.running)
-            wait_for(lambda: engine.aborted, 10.0)
-        with httpx.Client() as client:
+            wait_for(lambda: engine.aborted)
+        with httpx.Client(timeout=60) as client:
             assert client.get(f"{url}/health").status_code == 200  # others are served
 
 

@@ -501,7 +501,7 @@ def test_a_generate_request_is_aborted_by_its_name():
 
     import httpx
 
-    engine = ScriptedEngine(Script(tokens("x") * 1000, delay_s=0.01), model=MODEL)
+    engine = ScriptedEngine(Script(tokens("x") * 1000, delay_s=0.1), model=MODEL)
     app = InProcess(engine, api_keys=("a", "b"))._app
 
     async def run(client, key):
@@ -510,7 +510,10 @@ def test_a_generate_request_is_aborted_by_its_name():
         running = asyncio.create_task(
             client.post("/inference/v1/generate", json=ask, headers=headers)
         )
-        await asyncio.sleep(0.1)
+        for _ in range(6000):
+            if engine.running:
+                break
+            await asyncio.sleep(0.01)
         assert engine.running
         abort = {"request_ids": ["mine", "unknown"]}
         others = {"x-api-key": "b" if key == "a" else "a"}

@@ -5,7 +5,7 @@ import json
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.api.protocol import ChatRequest, CompletionRequest, GenerateRequest, TokenizeChat
@@ -83,14 +83,14 @@ def post(path, content):
 
 @pytest.mark.parametrize("path", CASES)
 @given(data=st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 def test_any_fields(path, data):
     check(post(path, json.dumps(data.draw(CASES[path])).encode()))
 
 
 @pytest.mark.parametrize("path", CASES)
 @given(content=st.one_of(st.binary(max_size=40), VALUES.map(lambda v: json.dumps(v).encode())))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_bytes(path, content):
     check(post(path, content))
 

@@ -17,7 +17,7 @@ def test_head_is_get_without_a_body(path):
 
 
 def test_head_over_a_socket():
-    with served(app_of(says("x"))) as url, httpx.Client() as client:
+    with served(app_of(says("x"))) as url, httpx.Client(timeout=60) as client:
         assert client.head(f"{url}/v1/models").headers["content-length"] != "0"
         assert client.get(f"{url}/version").status_code == 200  # the connection is still in order
 

@@ -121,7 +121,6 @@ def check(response, operation):
 @given(data=st.data())
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_any_call_gets_what_is_documented(name, data):

@@ -57,7 +57,7 @@ def whole_chat(body, number=0):
     max_tokens=st.sampled_from([None, 1, 3]),
     include_stop=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chat_deltas_add_up_to_the_whole_answer(
     ids, per_event, stop, tools, logprobs, max_tokens, include_stop
 ):
@@ -85,7 +85,7 @@ def test_chat_deltas_add_up_to_the_whole_answer(
     logprobs=st.sampled_from([None, 0, 2]),
     max_tokens=st.sampled_from([None, 0, 3]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_completion_deltas_add_up_to_the_whole_answer(
     ids, per_event, stop, echo, logprobs, max_tokens
 ):

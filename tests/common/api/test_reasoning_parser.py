@@ -72,7 +72,7 @@ def oracle(text, is_open, marks):
 
 @pytest.mark.parametrize("format_", FORMATS, ids=lambda each: each.name)
 @given(data=st.data(), borders=st.lists(st.integers(0, 500), max_size=8), is_open=st.booleans())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_outcome_does_not_depend_on_the_pieces(format_, data, borders, is_open):
     parts = [format_.opener, format_.closer, format_.opener[:3], format_.closer[:4], " ", "\n", "é"]
     text = "".join(data.draw(st.lists(st.sampled_from(parts) | st.text(max_size=5), max_size=8)))
@@ -83,7 +83,7 @@ def test_the_outcome_does_not_depend_on_the_pieces(format_, data, borders, is_op
 
 
 @given(data=st.data(), is_open=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_tokens_are_counted_up_to_the_closing_mark(data, is_open):
     pieces = data.draw(
         st.lists(

@@ -47,7 +47,7 @@ BACKGROUND = {"input": "Hi", "background": True}
 def serving(engine, **settings):
     with (
         served(app_of(engine, **settings)) as url,
-        httpx.Client(base_url=f"{url}/v1", trust_env=False) as client,
+        httpx.Client(base_url=f"{url}/v1", trust_env=False, timeout=60) as client,
     ):
         yield client
 
@@ -129,7 +129,7 @@ def test_a_background_response_goes_on_when_its_reader_leaves():
 def test_hanging_up_ends_a_response_in_the_foreground(stream):
     engine = ScriptedEngine(LONG, model=MODEL)
     with served(app_of(engine)) as url:
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
         body = json.dumps({"input": "Hi", "stream": stream})
         connection.request("POST", "/v1/responses", body, {"Content-Type": "application/json"})
         if stream:
@@ -138,7 +138,7 @@ def test_hanging_up_ends_a_response_in_the_foreground(stream):
             response.close()
         wait_for(lambda: engine.running)
         connection.close()
-        wait_for(lambda: not engine.running, 1.0)
+        wait_for(lambda: not engine.running)
         assert len(engine.aborted) == 1
 
 
@@ -266,11 +266,13 @@ def test_what_is_kept_is_bounded_in_count_and_in_bytes():
 
 
 def test_what_is_kept_grows_old():
-    app = InProcess(says("Hello"), stored_responses=StoreLimits(age_s=0.2))
-    made = app.post("/v1/responses", {"input": "x"}).json()
-    assert app.get(f"/v1/responses/{made['id']}").status_code == 200
-    time.sleep(0.25)
-    assert app.get(f"/v1/responses/{made['id']}").status_code == 404
+    found = []
+    for age_s in (3600.0, 0.0):  # the store itself is tested with a hand-moved clock
+        app = InProcess(says("Hello"), stored_responses=StoreLimits(age_s=age_s))
+        made = app.post("/v1/responses", {"input": "x"}).json()
+        time.sleep(0.01)
+        found.append(app.get(f"/v1/responses/{made['id']}").status_code)
+    assert found == [200, 404]
 
 
 @pytest.mark.parametrize("query", ["stream=maybe", "stream=true&starting_after=x"])
@@ -315,7 +317,7 @@ def shown(final):
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     TEXTS,
     st.lists(st.integers(0, 80), max_size=8),
@@ -340,7 +342,7 @@ def test_any_cut_tells_the_same_story(texts, cuts, with_tools, with_reasoning, r
     assert stories[0] == stories[1] == stories[2]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(TEXTS, st.integers(0, 8), st.sampled_from(["fail", "cancel"]), st.booleans())
 def test_it_may_end_at_any_point(texts, num_pieces, end, was_queued):
     answer = answer_of(True, True)

@@ -101,7 +101,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.num_bytes <= self.limits.size_bytes
 
 
-StoreMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=25, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=25)
 TestStore = StoreMachine.TestCase
 
 

@@ -172,7 +172,7 @@ BORDERS = st.lists(st.integers(0, 2000), max_size=10)
 
 @pytest.mark.parametrize("name", ALL)
 @given(text=MIXED, borders=BORDERS, only_one=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_outcome_does_not_depend_on_the_pieces(name, text, borders, only_one):
     max_calls = 1 if only_one else None
     whole = parse([text], name, max_calls)
@@ -182,7 +182,7 @@ def test_the_outcome_does_not_depend_on_the_pieces(name, text, borders, only_one
 
 @pytest.mark.parametrize("name", ALL)
 @given(text=st.lists(st.sampled_from(BROKEN + TEXTS), max_size=6).map("".join))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_without_a_call_nothing_is_lost(name, text):
     content, calls = parse([text], name)
     if not calls:
@@ -191,7 +191,7 @@ def test_without_a_call_nothing_is_lost(name, text):
 
 @pytest.mark.parametrize("name", [name for name, (_, follows) in TWO.items() if follows])
 @given(before=st.text(max_size=20), after=st.text(max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_text_around_calls_is_kept(name, before, after):
     content, calls = parse([before + TWO[name][0] + after], name)
     shown = before.rstrip() if not after.strip() else before + after.lstrip()
@@ -214,7 +214,7 @@ ARGUMENTS = st.dictionaries(st.text(max_size=6), JSON, max_size=4)
 
 @pytest.mark.parametrize("name", [name for name in TWO if name != "granite"])
 @given(arguments=ARGUMENTS, borders=BORDERS, ascii_only=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_arguments_come_out_as_they_were_written(name, arguments, borders, ascii_only):
     shape = BY_NAME[name].shape
     written = json.dumps(arguments, ensure_ascii=ascii_only)
@@ -226,7 +226,7 @@ IDENTIFIERS = st.from_regex(r"[a-z_][a-z0-9_]{0,5}", fullmatch=True)
 
 
 @given(arguments=st.dictionaries(IDENTIFIERS, JSON, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_python_literals_mean_the_same_in_json(arguments):
     keywords = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     [(_, found)] = parse([f"[f({keywords})]"], "pythonic")[1]

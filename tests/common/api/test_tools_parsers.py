@@ -66,7 +66,7 @@ PARTS = [CALL, SWAPPED, QUOTED, "<tool_call>", "</tool_call>", "{", '"name": "f"
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=6).map("".join), st.data(), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_outcome_does_not_depend_on_the_pieces(text, data, only_one):
     borders = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     pieces = [text[a:b] for a, b in zip([0, *borders], [*borders, len(text)], strict=True)]
