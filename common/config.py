@@ -142,6 +142,15 @@ class ServeConfig:
     enable_tokenizer_info_endpoint: bool = option(
         False, "serve GET /tokenizer_info, which shows the chat template"
     )
+    max_stored_responses: int = option(
+        4096, "responses kept for /v1/responses/{id}; 0 keeps none", metavar="N"
+    )
+    max_stored_response_bytes: int = option(
+        64 << 20, "memory that they may take in all (64MiB, 1GiB, …)", size=True
+    )
+    max_background_responses: int = option(
+        64, "responses that may run with nobody waiting for them; more are a 429", metavar="N"
+    )
     open_metrics: bool = option(False, "serve /metrics without a key although keys are set")
     access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
     metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
@@ -157,6 +166,9 @@ class ServeConfig:
             "kv_cache_memory kv_lease_s " + _ADMISSION,
         )
         _check_max_logprobs(self.max_logprobs)
+        _check_not_negative(
+            self, "max_stored_responses max_stored_response_bytes max_background_responses"
+        )
         _check_port("--port", self.port)
         if self.tensor_parallel_size != 1:
             raise ConfigError("--tensor-parallel-size: only 1 is supported so far")
@@ -234,6 +246,15 @@ class ProxyConfig:
     enable_tokenizer_info_endpoint: bool = option(
         False, "serve GET /tokenizer_info, which shows the chat template"
     )
+    max_stored_responses: int = option(
+        4096, "responses kept for /v1/responses/{id}; 0 keeps none", metavar="N"
+    )
+    max_stored_response_bytes: int = option(
+        64 << 20, "memory that they may take in all (64MiB, 1GiB, …)", size=True
+    )
+    max_background_responses: int = option(
+        64, "responses that may run with nobody waiting for them; more are a 429", metavar="N"
+    )
     open_metrics: bool = option(False, "serve /metrics without a key although keys are set")
     access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
     metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
@@ -243,6 +264,9 @@ class ProxyConfig:
         _check_port("--registry-port", self.registry_port)
         _check_positive(self, "max_queue " + _ADMISSION)
         _check_max_logprobs(self.max_logprobs)
+        _check_not_negative(
+            self, "max_stored_responses max_stored_response_bytes max_background_responses"
+        )
         for flag in ("prefill", "decode"):
             for address in getattr(self, flag):
                 parse_address(f"--{flag}", address)
@@ -402,6 +426,12 @@ def _check_positive(config: Any, names: str) -> None:
         value = getattr(config, name)
         if value is not None and value <= 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+
+
+def _check_not_negative(config: Any, names: str) -> None:
+    for name in names.split():
+        if getattr(config, name) < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must not be below 0")
 
 
 def _check_max_logprobs(value: int) -> None:

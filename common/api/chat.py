@@ -15,7 +15,7 @@ from common.api.choices import Piece
 from common.api.constraints import constraint_of
 from common.api.context import info_of
 from common.api.dialect import Dialect, dialect_of, end_of
-from common.api.enforce import enforced
+from common.api.enforce import Budget, enforced
 from common.api.errors import parse
 from common.api.generation import Answer, Demand, Generation, Service, collect
 from common.api.logprobs import chat_logprobs, prompt_logprobs
@@ -67,7 +67,9 @@ async def create_chat_completion(service: Service, request: Request) -> Response
         cache_salt=ask.cache_salt,
         timeout_s=ask.timeout_s,
         stream_interval=ask.stream_interval if ask.stream else 1,
-        constraint=enforced(rules, dialect, style.prompt_end, constraint_of(ask)),
+        constraint=enforced(
+            rules, dialect, style.prompt_end, constraint_of(ask), _budget(ask.thinking_token_budget)
+        ),
         shown_specials=dialect.special_marks if style.reads else frozenset(),
     )
     generation = Generation(service, info, model, ask, prompts, demand, "chatcmpl")
@@ -75,6 +77,10 @@ async def create_chat_completion(service: Service, request: Request) -> Response
     if ask.stream:
         return EventStream(request, chat.stream(), service.settings.stalled_reader_s)
     return await json_answer(request, chat.complete())
+
+
+def _budget(num_tokens: int | None) -> Budget | None:
+    return None if num_tokens is None else Budget(num_tokens, "thinking_token_budget")
 
 
 def _call_rules(ask: ChatRequest, service: Service) -> CallRules:

@@ -23,6 +23,7 @@ class Dialect:
     reasoning: ReasoningFormat | None
     special_marks: frozenset[int]  # tokens that must be decoded for the marks to be seen
     template: str  # its source
+    marks_are_tokens: bool  # is each mark of reasoning one token that is no ordinary text?
 
     def reader(
         self, prompt_end: str, names: frozenset[str] | None, max_calls: int | None = None
@@ -61,7 +62,19 @@ def _dialect(text: TextModel, tool_call_parser: str, reasoning_parser: str) -> D
     )
     marks = {*calls.marks, *(thoughts.marks if thoughts else ())}
     ids = {tokens[mark] for mark in marks if mark in tokens}
-    return Dialect(calls, thoughts, frozenset(ids & text.vocabulary.special_ids), template)
+    special_ids = text.vocabulary.special_ids
+
+    def is_special(mark: str) -> bool:  # as the grammar library sees it
+        in_brackets = mark.startswith("<") and mark.endswith(">")
+        return mark in tokens and (in_brackets or tokens[mark] in special_ids)
+
+    return Dialect(
+        calls,
+        thoughts,
+        frozenset(ids & special_ids),
+        template,
+        marks_are_tokens=thoughts is not None and all(map(is_special, thoughts.marks)),
+    )
 
 
 def _template_source(text: TextModel) -> str:

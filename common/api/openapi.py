@@ -4,6 +4,7 @@ inlined per operation; answers and refusals are told here, and a fuzz test holds
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
     "/v1/messages": ("id", "type", "role", "model", "content", "stop_reason", "usage"),
     "/v1/messages/count_tokens": ("input_tokens",),
     "/v1/responses": ("id", "object", "created_at", "model", "status", "output"),
+    "/v1/responses/{response_id}": ("id", "object"),
+    "/v1/responses/{response_id}/cancel": ("id", "object", "status", "output"),
+    "/v1/responses/{response_id}/input_items": ("object", "data", "has_more"),
     "/v1/responses/input_tokens": ("input_tokens",),
     "/inference/v1/generate": ("request_id", "model", "created", "choices", "usage"),
     "/tokenize": ("count", "max_model_len", "tokens"),
@@ -35,6 +39,20 @@ _ANSWERS: dict[str, tuple[str, ...]] = {
 _EMPTY = frozenset({"/inference/v1/abort_requests"})
 _PLAIN = frozenset({"/metrics"})
 _FOLLOWED = frozenset({"/v1/responses/{response_id}"})  # GET streams if asked to
+
+_SEQUENCE_NUMBER: Schema = {"type": "string", "pattern": "^[0-9]+$"}
+_QUERIES: dict[str, dict[str, Schema]] = {
+    "GET /v1/responses/{response_id}": {
+        "stream": {"enum": ["true", "false"], "default": "false"},
+        "starting_after": _SEQUENCE_NUMBER,
+    },
+    "GET /v1/responses/{response_id}/input_items": {
+        "limit": {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
+        "order": {"enum": ["asc", "desc"], "default": "desc"},
+        "after": {"type": "string"},
+        "before": {"type": "string"},
+    },
+}
 
 _ALWAYS = {401: "the API key is missing or wrong", 414: "the URL is too long"}
 _ALWAYS |= {431: "too many headers", 500: "our fault; it has been logged"}
@@ -77,11 +95,22 @@ def describe(method: str, path: str, bodies: Sequence[type[BaseModel]]) -> Schem
     """The operation, beyond what its path says. It takes one of `bodies`."""
     path = path.replace(":path", "")
     told: Schema = {"responses": {"200": _answer(path, bodies), **_refusals(method, path, bodies)}}
+    queries = _QUERIES.get(f"{method} {path}", {})
+    names = re.findall(r"\{(\w+)\}", path)
+    if names or queries:
+        told["parameters"] = [
+            *(_parameter(name, "path", {"type": "string"}) for name in names),
+            *(_parameter(name, "query", schema) for name, schema in queries.items()),
+        ]
     if bodies:
         schemas = [_schema(body) for body in bodies]
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         told["requestBody"] = {"required": True, "content": {_JSON: {"schema": schema}}}
     return told
+
+
+def _parameter(name: str, place: str, schema: Schema) -> Schema:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema}
 
 
 def _answer(path: str, bodies: Sequence[type[BaseModel]]) -> Schema:

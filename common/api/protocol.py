@@ -311,6 +311,7 @@ class ChatRequest(OpenAIFields, TemplateFields):
     )
     parallel_tool_calls: bool = True
     include_reasoning: bool = True
+    thinking_token_budget: int | None = Field(None, ge=0, lt=1 << 31)
     echo: bool = Field(False, description="begin the answer with the last assistant message")
     verbosity: Any = Field(None, description=_UNUSED)
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (

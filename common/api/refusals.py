@@ -31,7 +31,6 @@ _EVERYWHERE: dict[str, Harmless] = {
     "length_penalty": _one_of(1.0),
     "logits_processors": _is_empty,
     "prompt_embeds": _is_empty,
-    "thinking_token_budget": lambda value: False,
     "vllm_xargs": _is_empty,
     **dict.fromkeys(_STRUCTURED, _is_empty),
 }
@@ -43,11 +42,13 @@ _CHAT: dict[str, Harmless] = {
     "prediction": _is_empty,
     "web_search_options": lambda value: False,
 }
+# Where nobody reads what is reasoning.
+_RAW: dict[str, Harmless] = {"thinking_token_budget": lambda value: False}
 _COMPLETIONS: dict[str, Harmless] = {"suffix": _is_empty}
 
 CHAT = {**_EVERYWHERE, **_CHAT}
-COMPLETIONS = {**_EVERYWHERE, **_COMPLETIONS}
-GENERATE = _EVERYWHERE
+COMPLETIONS = {**_EVERYWHERE, **_RAW, **_COMPLETIONS}
+GENERATE = {**_EVERYWHERE, **_RAW}
 
 
 def refuse(body: dict[str, Any], table: dict[str, Harmless]) -> None:

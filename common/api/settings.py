@@ -72,6 +72,8 @@ def api_settings(config: ServeConfig | ProxyConfig) -> ApiSettings:
         tool_call_parser=_format("--tool-call-parser", config.tool_call_parser, CALL_FORMATS),
         reasoning_parser=_format("--reasoning-parser", config.reasoning_parser, REASONING_FORMATS),
         open_metrics=config.open_metrics,
+        stored_responses=StoreLimits(config.max_stored_responses, config.max_stored_response_bytes),
+        max_background=config.max_background_responses,
         rates=Rates(config.requests_per_minute, config.tokens_per_minute),
     )
 

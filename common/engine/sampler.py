@@ -4,6 +4,11 @@ Order: log-probabilities of the raw logits; the rare edits (`logit_edits.py`); c
 (`constraint_state.py`); penalties; temperature; min_p, top_k, top_p (`truncation.py`); then the
 largest of logit + Gumbel noise, which is a draw from the softmax (Gumbel-max: Yellott 1977). The
 noise is a pure function of (seed, position, token id). float32 throughout.
+
+A constraint's mask is made late where that changes no bit: forbidding tokens does not change the
+others, so the largest of all is also the largest of those that are allowed, if it is one of them.
+Only a row whose choice its grammar refuses needs the mask. Not so where min_p, top_k or top_p have
+to know what is left.
 """
 
 from __future__ import annotations
@@ -13,13 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.engine.constraint_state import ConstraintState, TokenMasks
+from common.engine.constraint_state import TokenMasks
 from common.engine.logit_edits import LogitEdits, needs_edits
 from common.engine.penalties import PenaltyCounts, apply_penalties, needs_penalties
 from common.engine.sequence import Sequence
 from common.engine.truncation import cut_off
 from common.errors import BadRequest, XpydError
-from common.request import TokenLogprob
+from common.request import SamplingParams, TokenLogprob
 from kernels.noise import gumbel, gumbel_at
 from kernels.sampling import argmax, log_softmax
 
@@ -54,13 +59,27 @@ class Sampler:
             return Samples([], {}, {})
         wanting = [i for i, s in enumerate(sequences) if s.params.logprobs is not None]
         raw = logits[wanting] if wanting else None
-        errors = _edit(logits, sequences, self._masks)
+        constrained = {i: s.constraint for i, s in enumerate(sequences) if s.constraint is not None}
+        early = {i: c for i, c in constrained.items() if _is_cut(sequences[i].params)}
+        errors = _edit(logits, sequences)
+        if early:
+            errors |= self._masks.apply(logits, early)
+        _penalise(logits, sequences)
         drawn = [i for i, s in enumerate(sequences) if s.params.temperature != 0.0]
         if drawn:
             _prepare_draw(logits, drawn, [sequences[i] for i in drawn])
         chosen = argmax(logits)
-        is_finite = logits.gather(1, chosen[:, None])[:, 0].isfinite()
         token_ids: list[int] = chosen.tolist()
+        late = {
+            i: constraint
+            for i, constraint in constrained.items()
+            if i not in early and not constraint.allows(token_ids[i])
+        }
+        if late:
+            errors |= self._masks.apply(logits, late)
+            chosen = argmax(logits)
+            token_ids = chosen.tolist()
+        is_finite = logits.gather(1, chosen[:, None])[:, 0].isfinite()
         for i, fine in enumerate(is_finite.tolist()):
             if not fine:
                 errors.setdefault(i, _no_token(sequences[i]))
@@ -84,27 +103,33 @@ def _no_token(sequence: Sequence) -> XpydError:
     )
 
 
-def _edit(logits: Tensor, sequences: list[Sequence], masks: TokenMasks) -> dict[int, XpydError]:
-    """Rare options and penalties, in place. An error ends the request that asked for it."""
+def _edit(logits: Tensor, sequences: list[Sequence]) -> dict[int, XpydError]:
+    """Rare options, in place. An error ends the request that asked for it."""
     errors: dict[int, XpydError] = {}
-    penalised: dict[int, PenaltyCounts] = {}
-    constrained: dict[int, ConstraintState] = {}
     for i, sequence in enumerate(sequences):
         if sequence.edits is not None:
             try:
                 sequence.edits.apply(logits[i])
             except (IndexError, RuntimeError, ValueError) as error:
                 errors[i] = XpydError(f"sampling failed: {error}")
-        if sequence.constraint is not None:
-            constrained[i] = sequence.constraint
+    return errors
+
+
+def _penalise(logits: Tensor, sequences: list[Sequence]) -> None:
+    penalised: dict[int, PenaltyCounts] = {}
+    for i, sequence in enumerate(sequences):
         if sequence.penalties is not None:
             sequence.penalties.catch_up(sequence.tokens[: sequence.num_tokens])
             penalised[i] = sequence.penalties
-    if constrained:
-        errors |= masks.apply(logits, constrained)
     if penalised:
         apply_penalties(logits, penalised)
-    return errors
+
+
+def _is_cut(params: SamplingParams) -> bool:
+    """Does what a token gets depend on which others are left?"""
+    return params.temperature != 0.0 and (
+        params.top_p != 1.0 or params.top_k != 0 or params.min_p != 0.0
+    )
 
 
 def _prepare_draw(logits: Tensor, rows: list[int], sequences: list[Sequence]) -> None:
@@ -115,7 +140,7 @@ def _prepare_draw(logits: Tensor, rows: list[int], sequences: list[Sequence]) ->
     x /= torch.tensor([max(p.temperature, MIN_TEMPERATURE) for p in params], device=device)[:, None]
     seeds = torch.tensor([p.seed for p in params], dtype=torch.int64, device=device)
     positions = torch.tensor([s.num_tokens for s in sequences], device=device)
-    is_cut = [p.top_p != 1.0 or p.top_k != 0 or p.min_p != 0.0 for p in params]
+    is_cut = [_is_cut(p) for p in params]
     whole = [i for i, cut in enumerate(is_cut) if not cut]
     some = [i for i, cut in enumerate(is_cut) if cut]
     if whole:

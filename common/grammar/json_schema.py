@@ -1,4 +1,4 @@
-"""A client's JSON schema as llguidance is to read it: strict, bounded white space.
+"""A client's JSON schema as llguidance is to read it: strict, closed, bounded white space.
 
 llguidance refuses what it cannot enforce (`not`, `if`, `uniqueItems` …) by name, so an answer that
 it ends is valid. A `format` it does not know is an annotation by the standard: it is left out here.
@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from common.errors import BadRequest
+from common.grammar.closed_objects import close_objects
 
 KNOWN_FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
@@ -34,7 +35,9 @@ def read_schema(text: str) -> dict[str, Any]:
 def prepared(schema: Any) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise BadRequest("a JSON schema must be an object")
-    return {**_without_annotations(schema), "x-guidance": _OPTIONS}
+    made: dict[str, Any] = _without_annotations(schema)
+    close_objects(made)
+    return {**made, "x-guidance": _OPTIONS}
 
 
 def _without_annotations(schema: Any) -> Any:

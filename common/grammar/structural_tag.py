@@ -21,8 +21,8 @@ _TEXT = "/(?s:.)*/"
 
 def structural_tag_grammar(
     text: str, special_ids: Mapping[str, int], to_lark: Callable[[str], str]
-) -> str:
-    """The grammar as llguidance's JSON. Raises BadRequest.
+) -> tuple[str, list[dict[str, Any]]]:
+    """Lark, and the named grammars that it uses, for llguidance. Raises BadRequest.
 
     special_ids:  special tokens, which are not spelled but generated whole
     to_lark:      reads an embedded grammar
@@ -61,10 +61,9 @@ class _Builder:
             else None
         )
 
-    def build(self, format_: Any) -> str:
+    def build(self, format_: Any) -> tuple[str, list[dict[str, Any]]]:
         start = self._format(format_)
-        lark = "\n".join([f"start: {start}", *self._lines])
-        return json.dumps({"grammars": [{"name": "tags", "lark_grammar": lark}, *self._grammars]})
+        return "\n".join([f"start: {start}", *self._lines]), self._grammars
 
     # --- formats ---------------------------------------------------------------------------------
 
@@ -95,6 +94,14 @@ class _Builder:
         if spec.get("excludes"):
             raise BadRequest("structural tag: any_text.excludes is not supported")
         return self._rule(_TEXT, terminal=True)
+
+    def _read_any_tokens(self, spec: dict[str, Any]) -> str:
+        """All that the model could say, special tokens too, but those excluded."""
+        names = _strings(spec, "excludes") if spec.get("excludes") else []
+        if unknown := [name for name in names if name not in self._special_ids]:
+            raise BadRequest(f"structural tag: {unknown[0][:32]!r} is no special token")
+        ids = ",".join(str(self._special_ids[name]) for name in names)
+        return self._rule(f"<[^{ids}]>*" if ids else "<[*]>*")
 
     def _read_sequence(self, spec: dict[str, Any]) -> str:
         elements = _objects(spec, "elements")
@@ -157,13 +164,26 @@ class _Builder:
         """`begin`: what of the beginning is still to come."""
         end, content = _string(spec, "end"), spec.get("content")
         is_text = isinstance(content, dict) and content.get("type") == "any_text"
-        if is_text and end in self._special_ids:
+        max_tokens = content.get("max_tokens") if isinstance(content, dict) and is_text else None
+        if max_tokens is not None:
+            body = f"{self._short_text(max_tokens, end)} {self._literal(end)}"
+        elif is_text and end in self._special_ids:
             body = f"{self._rule(_TEXT, terminal=True)} {self._literal(end)}"
         elif is_text and end:
             body = self._lazy(f"{_TEXT} {json.dumps(end)}")
         else:
             body = f"{self._format(content)} {self._literal(end)}"
         return self._rule(f"{self._literal(begin)} {body}")
+
+    def _short_text(self, max_tokens: object, end: str) -> str:
+        """Text of so many tokens at most, before a special token."""
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 0:
+            raise BadRequest("structural tag: max_tokens must be a number of tokens")
+        if end not in self._special_ids:
+            raise BadRequest("structural tag: max_tokens is only kept before a special token")
+        name = f"short_{len(self._lines)}"
+        self._lines.append(f"{name}[max_tokens={max_tokens}]: {_TEXT}")
+        return name
 
     def _literal(self, text: str) -> str:
         """Spelled text, special tokens in it as such; "" if there is nothing to spell."""

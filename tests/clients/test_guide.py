@@ -61,11 +61,10 @@ def test_json(client):
     schema = {
         "type": "object",
         "properties": {
-            "name": {"type": "string", "maxLength": 40},
-            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+            "name": {"type": "string"},
+            "age": {"type": "integer"},
         },
         "required": ["name", "age"],
-        "additionalProperties": False,  # or a small model never comes to an end
     }
     response = client.chat.completions.create(
         model=MODEL,

@@ -44,9 +44,9 @@ async def outcome(made, tokens, sampling, seen=None):
 
 async def kill_while_streaming(made, victim, tokens, expected):
     """Four streams; kill -9 the victim once they run; every one must end, properly."""
-    seen = [[] for _ in range(4)]
-    streams = [asyncio.create_task(outcome(made, tokens, LONG_ANSWER, each)) for each in seen]
-    await until_flowing(streams, seen)
+    so_far: list[list[int]] = [[] for _ in range(4)]
+    streams = [asyncio.create_task(outcome(made, tokens, LONG_ANSWER, each)) for each in so_far]
+    await until_flowing(streams, so_far)
     os.kill(victim.pid, signal.SIGKILL)
     done, pending = await asyncio.wait(streams, timeout=60)
     assert not pending, f"a stream hangs\n{made.logs()}"
@@ -122,7 +122,7 @@ def test_sigterm_lets_running_streams_finish(tmp_path):
     async def body():
         async with cluster(tmp_path, prefill=1, decode=2, arguments=ARGUMENTS) as made:
             expected = await made.generate(made.url, SHORT, **LONG_ANSWER)
-            tokens = [[] for _ in range(4)]
+            tokens: list[list[int]] = [[] for _ in range(4)]
             streams = [asyncio.create_task(outcome(made, SHORT, LONG_ANSWER, t)) for t in tokens]
             await until_flowing(streams, tokens)
             leaving = made.of("decode")[0]

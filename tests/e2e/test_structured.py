@@ -106,7 +106,7 @@ def test_a_death_never_shows_in_a_constrained_stream(tmp_path):
         async with cluster(tmp_path, prefill=1, decode=2, arguments=ARGUMENTS) as made:
             expected = await made.generate(made.url, PROMPT, **wanted)
             assert len(expected) > 100
-            tokens = [[] for _ in range(4)]
+            tokens: list[list[int]] = [[] for _ in range(4)]
             streams = [asyncio.create_task(outcome(made, PROMPT, wanted, t)) for t in tokens]
             await until_flowing(streams, tokens)
             os.kill(made.of("decode")[0].pid, signal.SIGKILL)
@@ -122,7 +122,6 @@ def test_a_death_never_shows_in_a_constrained_stream(tmp_path):
 
 
 EXPLOSIVE = [
-    ("guided_regex", "(a?){900}a{900}"),
     ("guided_regex", "(" * 3000 + ")" * 3000),
     ("guided_regex", "a" * 9000),
     ("guided_regex", "(?<=a)b"),

@@ -15,7 +15,7 @@ from common.api.body import read_object
 from common.api.constraints import MAX_SCHEMA_BYTES
 from common.api.context import RequestInfo, info_of
 from common.api.dialect import Dialect, dialect_of, end_of
-from common.api.enforce import enforced
+from common.api.enforce import Budget, enforced
 from common.api.errors import parse
 from common.api.generation import Demand, Generation, Prompt, Service
 from common.api.prompts import chat_prompt
@@ -55,7 +55,7 @@ async def create_message(service: Service, request: Request) -> Response:
         prompt_logprobs=None,
         priority=None,
         cache_salt="",
-        constraint=enforced(rules, dialect, prompt_end, _format(ask)),
+        constraint=enforced(rules, dialect, prompt_end, _format(ask), _budget(ask)),
         shown_specials=dialect.special_marks if reads else frozenset(),
     )
     generation = Generation(service, info, model, _sampling(ask), [prompt], demand, "msg")
@@ -102,14 +102,22 @@ async def _prompt(
 def _variables(ask: CountTokensRequest, dialect: Dialect) -> dict[str, Any]:
     """`thinking` and `effort` in the template's words."""
     effort: str | None = ask.output_config.effort
-    if ask.thinking is not None and ask.thinking.type == "enabled":
-        raise BadRequest(
-            "thinking: a budget cannot be kept to; use {'type': 'adaptive'}",
-            "thinking.budget_tokens",
-        )
-    if ask.thinking is not None and ask.thinking.type == "disabled":
+    kind = ask.thinking.type if ask.thinking else "adaptive"
+    if kind == "enabled":
+        if dialect.reasoning is None:
+            raise BadRequest(
+                "thinking: this model does not reason, there is nothing to budget; leave it out",
+                "thinking",
+            )
+        effort = effort or "medium"
+    if kind == "disabled":
         effort = "none"
     return effort_variables(effort, dialect.template, {})
+
+
+def _budget(ask: CountTokensRequest) -> Budget | None:
+    num_tokens = ask.thinking.budget_tokens if ask.thinking else None
+    return None if num_tokens is None else Budget(num_tokens, "thinking.budget_tokens")
 
 
 def _rules(ask: CountTokensRequest) -> CallRules:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tokenizers import AddedToken
 
 from common.text import TextModel
 from tests.common.api.anthropic_client import TOOLS, USER
@@ -145,7 +146,8 @@ def test_sampling_fields():
         ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice"),
         ({"thinking": {"type": "enabled"}}, "budget_tokens"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "budget_tokens"),
-        ({"max_tokens": 900, "thinking": {"type": "enabled", "budget_tokens": 500}}, "budget"),
+        ({"thinking": {"type": "adaptive", "budget_tokens": 5}}, "budget_tokens"),
+        ({"max_tokens": 900, "thinking": {"type": "enabled", "budget_tokens": 500}}, "thinking"),
         ({"output_config": {"format": {"type": "regex"}}}, "output_config"),
         ({"output_config": {"effort": "huge"}}, "output_config"),
         ({"mcp_servers": [{"url": "http://x"}]}, "mcp_servers"),
@@ -246,9 +248,11 @@ THINKER = (
 )
 
 
-def thinker(monkeypatch, answer):
+def thinker(monkeypatch, answer, marks=()):
     app = InProcess(says(answer))
-    made = TextModel(byte_level(), templates={"default": THINKER})
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
+    made = TextModel(tokenizer, templates={"default": THINKER})
     monkeypatch.setattr("tests.common.api.apps.text_model", lambda: made)
     return app, made
 
@@ -275,6 +279,15 @@ def test_thinking_may_be_switched_off(monkeypatch):
     assert made.decode(app.engine.requests[-1].prompt_token_ids).endswith("<think></think>")
     post(app, thinking={"type": "adaptive"})
     assert made.decode(app.engine.requests[-1].prompt_token_ids).endswith("assistant:")
+
+
+def test_a_budget_of_thinking_is_kept(monkeypatch):
+    app, _ = thinker(monkeypatch, "Four.", marks=("<think>", "</think>"))
+    post(app, thinking={"type": "enabled", "budget_tokens": 64}, max_tokens=99)
+    constraint = app.engine.requests[-1].sampling.constraint
+    assert constraint.field == "thinking.budget_tokens"
+    whole, _ = json.loads(constraint.text)["format"]["elements"]
+    assert whole["elements"][0]["content"] == {"type": "any_text", "max_tokens": 64}
 
 
 # --- count_tokens --------------------------------------------------------------------------------

@@ -125,14 +125,43 @@ def check(response, operation):
 )
 def test_any_call_gets_what_is_documented(name, data):
     method, path, operation = OPERATIONS[NAMES.index(name)]
+    queries = {}
     for parameter in operation.get("parameters", []):
-        assert parameter["in"] == "path"
-        given_name = data.draw(st.sampled_from([MODEL, "x", "a b", "%2F", "日", "..;"]))
-        path = path.replace("{" + parameter["name"] + "}", given_name)
-    for left in [part[1:-1] for part in path.split("/") if part.startswith("{")]:
-        path = path.replace("{" + left + "}", data.draw(st.sampled_from([MODEL, "x", "日"])))
+        if parameter["in"] == "path":
+            names = [MODEL, stored_response(), "x", "a b", "%2F", "日", "..;"]
+            given_name = data.draw(st.sampled_from(names))
+            path = path.replace("{" + parameter["name"] + "}", given_name)
+        elif data.draw(st.booleans()):
+            fits = values(parameter["schema"]) | st.integers(0, 30)
+            queries[parameter["name"]] = str(data.draw(fits | st.text(max_size=4)))
+    assert "{" not in path, "a part of the path is not described"
     options = {"json": data.draw(bodies(name))} if "requestBody" in operation else {}
-    check(call(method.upper(), path, **options), operation)
+    check(call(method.upper(), path, params=queries, **options), operation)
+    assert call("GET", "/health").status_code == 200
+
+
+def stored_response():
+    """A new one each time: the call may delete it."""
+    made = call("POST", "/v1/responses", json={"input": "Hi"}).json()["id"]
+    assert isinstance(made, str)
+    return made
+
+
+def test_queries_of_get_are_described():
+    found = {}
+    for method, path, operation in OPERATIONS:
+        names = {p["name"] for p in operation.get("parameters", []) if p["in"] == "query"}
+        if names:
+            found[f"{method} {path}"] = names
+    assert found == {
+        "get /v1/responses/{response_id}": {"stream", "starting_after"},
+        "get /v1/responses/{response_id}/input_items": {"limit", "order", "after", "before"},
+    }
+    made = stored_response()
+    for rest, queries in (("", {"stream": "true"}), ("", {}), ("/input_items", {"limit": "1"})):
+        response = call("GET", f"/v1/responses/{made}{rest}", params=queries)
+        assert response.status_code == 200
+        check(response, DOCUMENT["paths"]["/v1/responses/{response_id}" + rest]["get"])
 
 
 def test_a_good_call_of_each_is_answered():

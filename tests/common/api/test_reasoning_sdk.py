@@ -128,9 +128,63 @@ def test_effort_reaches_the_template():
         assert prompt_of(engine, THINKER).endswith("assistant\n[high]")
 
 
+MARKS = ("<think>", "</think>")
+
+
 @pytest.mark.parametrize("budget", [0, 5])
-def test_a_budget_is_refused_by_name(budget):
-    with speaking("x") as (client, _), pytest.raises(openai.BadRequestError) as caught:
+def test_a_budget_bounds_the_reasoning_and_nothing_else(budget):
+    with speaking(f"{THOUGHT}Yes.", THINKER, MARKS) as (client, engine):
+        whole(client, messages=USER, extra_body={"thinking_token_budget": budget})
+        assert engine.requests[-1].sampling.constraint.field == "thinking_token_budget"
+        (thinks, free), without = (each["elements"] for each in split(constraint_of(engine)))
+        assert thinks["content"] == {"type": "any_text", "max_tokens": budget}
+        assert (thinks["begin"], thinks["end"]) == MARKS
+        assert free == {"type": "any_tokens"}
+        assert without == [{"type": "any_tokens", "excludes": ["<think>"]}]
+
+
+def split(either):
+    """Both ways an answer may go, as sequences."""
+    assert either["type"] == "or"
+    first, second = either["elements"]
+    return first, {"elements": [second]}
+
+
+def test_a_budget_holds_beside_other_demands():
+    budget = {"thinking_token_budget": 7}
+    with speaking("Hm.</think>{}", OPENER, MARKS) as (client, engine):
+        wanted = {"type": "json_object"}
+        whole(client, messages=USER, response_format=wanted, extra_body=budget)
+        thinks, _, content = constraint_of(engine)["elements"]
+        assert (thinks["begin"], thinks["content"]["max_tokens"]) == ("", 7)
+        assert content["type"] == "json_schema"
+
+
+def test_without_reasoning_there_is_nothing_to_bound():
+    budget = {"thinking_token_budget": 7}
+    with speaking("x") as (client, engine):  # a model that does not reason
+        whole(client, messages=USER, extra_body=budget)
+        assert engine.requests[-1].sampling.constraint is None
+    switched = THINKER.partition("{% if add_generation_prompt and reasoning_effort %}")[0]
+    with speaking("x", switched, MARKS) as (client, engine):
+        whole(client, messages=USER, reasoning_effort="none", extra_body=budget)
+        assert engine.requests[-1].sampling.constraint is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "template", "special"),
+    [
+        (-1, THINKER, MARKS),
+        ("5", THINKER, MARKS),
+        (5, THINKER, ()),  # marks that are spelled: nobody could tell where reasoning ends
+        (5, TEMPLATE + "{# Here is my thought process: #}", ()),
+    ],
+)
+def test_a_budget_that_cannot_be_kept_is_refused_by_name(budget, template, special):
+    with (
+        speaking("x", template, special) as (client, _),
+        pytest.raises(openai.BadRequestError) as caught,
+    ):
         whole(client, messages=USER, extra_body={"thinking_token_budget": budget})
     assert caught.value.param == "thinking_token_budget"
 

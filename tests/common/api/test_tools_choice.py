@@ -57,7 +57,7 @@ def allows(tokens):
 
 def dialect(calls="hermes", reasoning=None):
     thoughts = REASONING[reasoning] if reasoning else None
-    return Dialect(BY_NAME[calls], thoughts, frozenset(), "")
+    return Dialect(BY_NAME[calls], thoughts, frozenset(), "", marks_are_tokens=True)
 
 
 def spelled(format_name, *calls):

@@ -1,7 +1,9 @@
 """Structural tags and the other kinds: which texts the compiled grammar accepts."""
 
 import json
+from random import Random
 
+import numpy as np
 import pytest
 
 from common.errors import BadRequest
@@ -133,6 +135,9 @@ def test_texts(kind, source, accepted, refused, tokens):
     [
         ({"format": {"type": "qwen_xml"}}, "qwen_xml"),
         ({"format": {"type": "tag", "begin": 1}}, "begin"),
+        ({"format": {**THINK, "content": {"type": "any_text", "max_tokens": 5}}}, "special"),
+        ({"format": {**THINK, "content": {"type": "any_text", "max_tokens": -1}}}, "max_tokens"),
+        ({"format": {"type": "any_tokens", "excludes": ["x"]}}, "special"),
         ({"format": {"type": "sequence", "elements": [{"type": "any_text"}] * 2}}, "any_text"),
         ({"structures": STRUCTURES["structures"], "triggers": ["<nope"]}, "trigger"),
         ({"structures": STRUCTURES["structures"], "triggers": []}, "triggers"),
@@ -143,6 +148,49 @@ def test_a_bad_tag_is_named(source, why):
     with pytest.raises(BadRequest) as refused:
         grammar_of("structural_tag", json.dumps(source), {})
     assert why in refused.value.message
+
+
+@pytest.mark.parametrize("budget", [0, 1, 9])
+@pytest.mark.parametrize("opens", [True, False])
+def test_text_of_so_many_tokens_at_most(budget, opens, tokens):
+    """Random choices among what is allowed: reasoning is never longer, the rest is free."""
+    opener, closer = "<|im_start|>", "<tool_call>"
+    specials = {name: byte_level().token_to_id(name) or 0 for name in (opener, closer)}
+    thinks = {
+        "type": "tag",
+        "begin": opener if opens else "",
+        "content": {"type": "any_text", "max_tokens": budget},
+        "end": closer,
+    }
+    spec = {"type": "sequence", "elements": [thinks, {"type": "any_tokens"}]}
+    if opens:
+        other = {"type": "any_tokens", "excludes": [opener]}
+        spec = {"type": "or", "elements": [spec, other]}
+    grammar = grammar_of("structural_tag", json.dumps({"format": spec}), specials)
+    compiled, draw, lengths = compile_grammar(tokens, grammar), Random(5), set()
+    for _ in range(40):
+        matcher, said = compiled.deep_copy(), []
+        if opens:
+            said.append(specials[opener])
+            matcher.consume_token(said[0])
+        while specials[closer] not in said:
+            mask = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+            allowed = np.unpackbits(mask, bitorder="little").nonzero()[0].tolist()
+            is_early = specials[closer] in allowed and draw.random() < 0.1
+            said.append(specials[closer] if is_early else draw.choice(allowed))
+            matcher.consume_token(said[-1])
+            assert not matcher.is_error()
+            assert len(said) <= opens + budget + 1
+        lengths.add(len(said) - opens - 1)
+        assert matcher.is_accepting()
+        for token in (*specials.values(), 300):  # calls, for example, are told by such tokens
+            assert matcher.validate_tokens([token]) == 1
+    assert max(lengths) == budget
+    if opens:
+        free = compiled.deep_copy()
+        ids = byte_level().encode("no thoughts", add_special_tokens=False).ids
+        assert free.try_consume_tokens([*ids, specials[closer]]) == len(ids) + 1
+        assert free.validate_tokens([specials[opener]]) == 0
 
 
 @pytest.mark.parametrize("keyword", ["not", "if", "uniqueItems", "contains", "dependentRequired"])
