@@ -33,6 +33,7 @@ def describe_fleet(fleet: Fleet) -> dict[str, Any]:
         "is_draining": fleet.is_draining,
         "topology": topology + (f"+{usable['both']} both" if usable["both"] else ""),
         "requests_in_flight": fleet.num_in_flight,
+        "requests_queued": fleet.admission.num_waiting,
         "counts": asdict(fleet.counts),
         "instances": describe_instances(fleet),
         "prefixes": _describe_prefixes(fleet),
@@ -72,8 +73,8 @@ def register_metrics(metrics: Metrics, fleet: Fleet) -> None:
     )
     metrics.gauge(
         "num_requests_waiting",
-        "Accepted requests that wait for an instance.",
-        lambda: fleet.num_waiting,
+        "Requests that wait for room, or for another instance.",
+        lambda: fleet.admission.num_waiting + fleet.num_waiting,
     )
     metrics.counter_from(
         "migrations", "Attempts after a request's first.", lambda: counts.migrations

@@ -125,6 +125,7 @@ class Generation:
             raise BadRequest(
                 f"prompts times n may be at most {service.settings.max_sequences}", "n"
             )
+        self._pays_tokens = service.limiter.counts_tokens(info.tenant)
         self._params = self._plan()
         info.prompt_tokens = self.usage.prompt_tokens
 
@@ -244,7 +245,8 @@ class Generation:
     def _count(self, piece: Piece) -> None:
         self.usage.completion_tokens += len(piece.token_ids)
         self._info.completion_tokens = self.usage.completion_tokens
-        self._service.limiter.spend(self._info, "tokens", len(piece.token_ids))
+        if self._pays_tokens:
+            self._service.limiter.spend(self._info, "tokens", len(piece.token_ids))
         if piece.first is not None:
             if piece.choice % self.choices_per_prompt == 0:
                 self.usage.cached_tokens += piece.first.num_cached_tokens

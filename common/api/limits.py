@@ -35,6 +35,9 @@ class Limiter:
     def weight_of(self, tenant: str) -> float:
         return self._terms_of(tenant).weight
 
+    def counts_tokens(self, tenant: str) -> bool:
+        return self._rates(tenant).tokens is not None
+
     def take_request(self, info: RequestInfo) -> None:
         """Raises RateLimited."""
         self._check(info, "requests", 1)

@@ -157,6 +157,31 @@ def test_a_full_fleet_makes_requests_wait_and_a_full_queue_says_429(model_dir):
     run(scenario())
 
 
+def test_a_request_that_would_miss_the_target_is_told_when_to_come_back(model_dir):
+    async def scenario():
+        configs = standins(model_dir, prefill_token_s=0.005)
+        limits = AdmissionLimits(slo_ttft_s=2.0)
+        async with proxy(*configs, admission=limits) as (client, fleet, _):
+
+            def ask(num_tokens):
+                body = {"model": "demo", "prompt": "x" * num_tokens, "max_tokens": 1}
+                return asyncio.create_task(client.post("/v1/completions", json=body))
+
+            for num_tokens in (20, 60, 100):  # it learns
+                assert (await ask(num_tokens)).status_code == 200
+            long = ask(4000)  # twenty seconds all by itself: let in, for nothing is before it
+            await until(lambda: fleet.backlog() >= 4000)
+            refused = await ask(20)
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "ttft_too_long"
+            assert 10 <= int(refused.headers["retry-after"]) <= 60
+            long.cancel()
+            await until(lambda: fleet.backlog() == 0)
+            assert (await ask(20)).status_code == 200
+
+    run(scenario())
+
+
 def test_an_unreadable_tokenizer_is_told_not_guessed():
     async def scenario():
         async with proxy(Standin("both", model_path="/nowhere"), ready=False) as (client, _, _):
