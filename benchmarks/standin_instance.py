@@ -16,7 +16,7 @@ import contextlib
 import time
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from common.engine.prefix import PrefixHasher
 from common.errors import BadRequest, Overloaded, PeerLost, XpydError
 from common.request import EngineRequest, FinishReason, TokenEvent, TokenLogprob
 from common.rpc import Link, Listener
+from common.waterfall import EXPOSED, KV_BLOCKS, KV_BYTES, PREFILL, PREFILL_QUEUE, TRANSFER
 from common.wire import (
     MAX_MESSAGE_BYTES,
     MAX_REGISTRY_MESSAGE_BYTES,
@@ -95,6 +96,7 @@ class _Sequence:
     attempt: int
     next_index: int
     last_index: int
+    timings: dict[str, float] = field(default_factory=dict)  # for its first event
 
     def event(self, config: Standin) -> TokenEvent:
         index, sampling = self.next_index, self.request.sampling
@@ -104,7 +106,10 @@ class _Sequence:
         if index == self.last_index:
             reason = reason or FinishReason.LENGTH
         probs = () if sampling.logprobs is None else (TokenLogprob(-0.5, 1, ((token, -0.5),)),)
-        return TokenEvent(self.request.request_id, index, (token,), probs, (), reason)
+        timings, self.timings = self.timings, {}
+        return TokenEvent(
+            self.request.request_id, index, (token,), probs, (), reason, timings=timings
+        )
 
 
 @dataclass(slots=True)
@@ -258,9 +263,11 @@ class StandinInstance:
             -(-num_tokens // info.block_size),
         )
         self._listener.send(peer, Accepted(request.request_id, message.attempt, handle))
+        began = time.monotonic()
         await self._compute_prompt(request)
+        timings = {PREFILL_QUEUE: 0.0, PREFILL: time.monotonic() - began}
         last = request.sampling.max_tokens - 1
-        event = _Sequence(request, peer, message.attempt, base, last).event(self.config)
+        event = _Sequence(request, peer, message.attempt, base, last, timings).event(self.config)
         self._listener.send(peer, Tokens((event,), (message.attempt,)))
         if offer_id in self.offers:
             offer.first_token.set_result(event.token_ids[0])
@@ -268,6 +275,7 @@ class StandinInstance:
     async def _decode(self, peer: bytes, message: RunDecode) -> None:
         base = len(message.request.output_token_ids)
         self._listener.send(peer, Accepted(message.request.request_id, message.attempt))
+        began = time.monotonic()
         try:
             await self._fetch(message.handle)
         except PeerLost:
@@ -276,14 +284,22 @@ class StandinInstance:
             await self._compute_prompt(message.request)
             self._decode_from(peer, message, base)
         else:
-            self._decode_from(peer, message, base + 1)
+            spent = {TRANSFER: time.monotonic() - began, EXPOSED: 0.0}
+            counts = {KV_BYTES: 0.0, KV_BLOCKS: float(message.handle.num_blocks)}
+            self._decode_from(peer, message, base + 1, spent | counts)
 
-    def _decode_from(self, peer: bytes, message: RunDecode | RunWhole, index: int) -> None:
+    def _decode_from(
+        self,
+        peer: bytes,
+        message: RunDecode | RunWhole,
+        index: int,
+        timings: Mapping[str, float] = {},
+    ) -> None:
         request = message.request
         last = request.sampling.max_tokens - 1
         if index <= last:
             self.sequences[request.request_id] = _Sequence(
-                request, peer, message.attempt, index, last
+                request, peer, message.attempt, index, last, dict(timings)
             )
 
     async def _compute_prompt(self, request: EngineRequest) -> None:

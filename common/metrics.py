@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from common.recent import Distribution, Percentiles, Rate, percentiles
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +66,56 @@ class HistogramMetric:
 
     def observe(self, amount: float) -> None:
         self._metric.labels(*self._constant).observe(amount)
+
+
+class DistributionMetric:
+    """A histogram whose percentiles of the last minute can be asked for, too."""
+
+    def __init__(self, bounds: Sequence[float], constant: tuple[str, str], clock: Value) -> None:
+        self._bounds = bounds
+        self._constant = constant
+        self._clock = clock
+        self._found: dict[Labels, Distribution] = {}
+
+    def labels(self, *values: str, model_name: str = "") -> Distribution:
+        """Keep what this gives where tokens pass: looking it up costs more than `observe`."""
+        default, engine = self._constant
+        key = (model_name or default, engine, *values)
+        if key not in self._found:
+            self._found[key] = Distribution(self._bounds, self._clock())
+        return self._found[key]
+
+    def recent(self, *values: str) -> Percentiles:
+        """Over all models."""
+        chosen = [each for key, each in self._found.items() if key[2:] == values]
+        return percentiles(chosen, self._clock())
+
+    def items(self) -> Iterable[tuple[Labels, Distribution]]:
+        return self._found.items()
+
+
+class RateMetric:
+    """A counter whose pace in the last minute can be asked for, too."""
+
+    def __init__(self, constant: tuple[str, str], clock: Value) -> None:
+        self._constant = constant
+        self._clock = clock
+        self._found: dict[str, Rate] = {}
+
+    def labels(self, model_name: str = "") -> Rate:
+        """Keep what this gives where tokens pass."""
+        name = model_name or self._constant[0]
+        if name not in self._found:
+            self._found[name] = Rate(self._clock())
+        return self._found[name]
+
+    def per_second(self) -> float:
+        """Over all models."""
+        now = self._clock()
+        return sum(rate.per_second(now) for rate in self._found.values())
+
+    def items(self) -> Iterable[tuple[Labels, Rate]]:
+        return (((name, self._constant[1]), rate) for name, rate in self._found.items())
 
 
 class Metrics:
@@ -107,9 +165,62 @@ class Metrics:
             metric.labels(*self._constant)
         return HistogramMetric(metric, self._constant)
 
+    def distribution(
+        self,
+        name: str,
+        help: str,
+        buckets: Sequence[float] = SECONDS,
+        labels: Labels = (),
+        clock: Value = time.monotonic,
+    ) -> DistributionMetric:
+        """As `histogram`, cheap enough for every token."""
+        metric = DistributionMetric(buckets, self._constant, clock)
+        if not labels and self._constant[0]:
+            metric.labels()
+        self._register_histogram(name, help, labels, metric.items)
+        return metric
+
+    def distribution_from(self, name: str, help: str, found: Distribution) -> None:
+        """A histogram that somebody else keeps."""
+        self._register_histogram(name, help, (), lambda: [(self._constant, found)])
+
+    def rate(self, name: str, help: str, clock: Value = time.monotonic) -> RateMetric:
+        """As `counter`, cheap enough for every token."""
+        metric = RateMetric(self._constant, clock)
+        if self._constant[0]:
+            metric.labels()
+
+        def read() -> Iterator[CounterMetricFamily]:
+            family = CounterMetricFamily(full_name, help, labels=self._constant_names)
+            for values, found in metric.items():
+                family.add_metric(values, found.count)
+            yield family
+
+        full_name = self._prefix + name
+        self._registry.register(_Read(read))
+        return metric
+
     def render(self) -> bytes:
         """The page that Prometheus reads (`CONTENT_TYPE`)."""
         return generate_latest(self._registry)
+
+    def _register_histogram(
+        self,
+        name: str,
+        help: str,
+        labels: Labels,
+        items: Callable[[], Iterable[tuple[Labels, Distribution]]],
+    ) -> None:
+        def read() -> Iterator[HistogramMetricFamily]:
+            family = HistogramMetricFamily(full_name, help, labels=names)
+            for values, found in items():
+                bars = [(_bound(end), float(count)) for end, count in found.buckets()]
+                family.add_metric(values, bars, found.total)
+            yield family
+
+        full_name = self._prefix + name
+        names = (*self._constant_names, *labels)
+        self._registry.register(_Read(read))
 
     def _register(
         self,
@@ -122,6 +233,24 @@ class Metrics:
         full_name = self._prefix + name
         names = (*self._constant_names, *labels)
         self._registry.register(_Computed(family, full_name, help, names, self._constant, fn))
+
+
+class _Read(Collector):
+    """Reads a metric that we keep ourselves."""
+
+    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
+        self._read = read
+
+    def describe(self) -> Iterable[Metric]:
+        """Lets the registry refuse a second metric of this name."""
+        return self._read()
+
+    def collect(self) -> Iterable[Metric]:
+        return self._read()
+
+
+def _bound(end: float) -> str:
+    return "+Inf" if math.isinf(end) else repr(float(end))
 
 
 class _Computed(Collector):

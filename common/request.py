@@ -96,6 +96,5 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: FinishReason | None = None
     stop_token_id: int | None = None  # the id in `stop_token_ids` that ended it; None for EOS
     num_cached_tokens: int = 0  # prompt tokens not computed thanks to the prefix cache
-    timings: dict[
-        str, float
-    ] = {}  # seconds per stage, first event only: queue, prefill, transfer …
+    # Seconds per stage, of an attempt's first event only; names: common/waterfall.py.
+    timings: dict[str, float] = {}

@@ -37,7 +37,13 @@ def run(config: ServeConfig) -> int:
             on_landed=lambda blocks: worker.landed(blocks),
             key=links.key,
         )
-        worker = DecodeWorker(parts.driver, consumer, send, max_num_waiting=config.max_num_waiting)
+        worker = DecodeWorker(
+            parts.driver,
+            consumer,
+            send,
+            max_num_waiting=config.max_num_waiting,
+            transfers=parts.transfers,
+        )
         return worker
 
     return run_instance(replace(config, kv_connector=settings.connector), make_worker)

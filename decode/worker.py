@@ -20,6 +20,7 @@ from common.engine.engine import Engine, StepResult
 from common.errors import BadRequest, Overloaded, TransferError
 from common.instance.outbox import Origin, Send
 from common.instance.requests import Requests
+from common.instance.transfers import Transfers
 from common.request import EngineRequest
 from common.wire import Abort, KVHandle, RunDecode, RunPrefill, RunWhole
 from decode.admission import Admission, Loan
@@ -51,10 +52,13 @@ class DecodeWorker:
         send: Send,
         *,
         max_num_waiting: int,
+        transfers: Transfers | None = None,
     ) -> None:
+        """`transfers`: told what each load cost."""
         self._driver = driver
         self._consumer = consumer
         self._max_num_waiting = max_num_waiting
+        self._transfers = transfers or Transfers()
         self._admission = Admission(driver)
         self.requests = Requests(driver, send)
         self.counts = DecodeCounters()
@@ -113,6 +117,9 @@ class DecodeWorker:
             found |= {
                 "kv_received_bytes": lambda: counts.bytes_read,
                 "kv_transfer_seconds": lambda: counts.transfer_s,
+                "kv_transfers_cancelled": lambda: counts.cancelled,
+                "kv_transfer_retries": lambda: sum(counts.retries.values()),
+                "kv_checksum_mismatch": lambda: counts.checksum_mismatches,
             }
             found |= transport_counters(self._consumer.transport)
         return found
@@ -144,6 +151,7 @@ class DecodeWorker:
                 error.message,
             )
             self.counts.recomputes += 1
+            self._transfers.failed(error.code)
             await self.requests.add(request)
         finally:
             self.num_loading -= 1
@@ -169,6 +177,9 @@ class DecodeWorker:
         resumed = msgspec.structs.replace(
             request, output_token_ids=(*request.output_token_ids, first)
         )
+        told = held.report.timings()
+        self._transfers.loaded(told)
+        self.requests.outbox.tell(request.request_id, told)
         await self._adopt(resumed, loan)
         self.counts.loads += 1
 

@@ -18,6 +18,7 @@ from kv_transfer.claim import Action, Claim, Connect, Copy, End, Landed, Send, S
 from kv_transfer.copier import Copier
 from kv_transfer.counters import ConsumerCounters
 from kv_transfer.messages import Opened, Read
+from kv_transfer.report import Spent, TransferReport
 from kv_transfer.token_map import Target, num_blocks
 from kv_transfer.transport.base import Gate, Peer
 
@@ -55,6 +56,7 @@ class HeldOffer:
         self._on_landed = on_landed
         self._peer: Peer | None = None
         self._gate = Gate()
+        self._spent = Spent()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._loop = asyncio.get_running_loop()
@@ -79,7 +81,14 @@ class HeldOffer:
             )
         self._do(self._claim.read(Target(tuple(into), first_token, self._block_size)))
         await asyncio.wait({self._ended})
-        return self._outcome()
+        first = self._outcome()
+        self._spent.ended_at = time.monotonic()
+        return first
+
+    @property
+    def report(self) -> TransferReport:
+        """What it has cost, once `read` has returned."""
+        return self._spent.report()
 
     async def unless_ended(self, work: asyncio.Future[Any]) -> None:
         """Until `work` is done, or the claim has failed."""
@@ -114,7 +123,12 @@ class HeldOffer:
     # --- events ------------------------------------------------------------------------------
 
     def on_message(self, message: Any) -> None:
-        self._do(self._claim.on_message(message, time.monotonic()))
+        now = time.monotonic()
+        was_complete = self._claim.is_complete
+        actions = self._claim.on_message(message, now)
+        if self._claim.is_complete and not was_complete:
+            self._spent.computed_at = now
+        self._do(actions)
 
     def fail(self, error: TransferError) -> None:
         self._do(self._claim.fail(error, time.monotonic()))
@@ -131,10 +145,14 @@ class HeldOffer:
         self._peer = opening.result()
         self._do(self._claim.connected(self._peer.writes_through_gate))
 
-    def _copied(self, job: asyncio.Future[None], num_bytes: int) -> None:
+    def _copied(self, job: asyncio.Future[None], num_blocks: int, began: float) -> None:
         error = _failure(job)
+        self._spent.copy_s += time.monotonic() - began
         if error is None:
+            num_bytes = num_blocks * self._claim.remote.block_bytes
             self._counters.bytes_read += num_bytes
+            self._spent.num_bytes += num_bytes
+            self._spent.num_blocks += num_blocks
             self._do(self._claim.copied())
             return
         self._counters.checksum_mismatches += isinstance(error, ChecksumMismatch)
@@ -163,9 +181,9 @@ class HeldOffer:
     def _start_copy(self, copy: Copy) -> None:
         assert self._peer is not None
         self._gate = Gate(self._ask)
-        num_bytes = len(copy.remote) * self._claim.remote.block_bytes
+        num_blocks, began = len(copy.remote), time.monotonic()
         job = self._copier.copy(self._peer, copy, self._gate)
-        job.add_done_callback(lambda done: self._copied(done, num_bytes))
+        job.add_done_callback(lambda done: self._copied(done, num_blocks, began))
 
     def _ask(self, request: bytes, block_ids: Sequence[int]) -> None:
         """In the copying thread."""

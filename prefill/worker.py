@@ -90,6 +90,8 @@ class PrefillWorker:
             "kv_expired": lambda: counts.expired,
             "kv_aborted": lambda: counts.aborted,
             "kv_sent_bytes": lambda: counts.bytes_released,
+            "kv_claims_refused": lambda: sum(counts.refused.values()),
+            "kv_publish_failures": lambda: sum(counts.failures.values()),
         }
         stored = self._stored
         if stored is not None:

@@ -1,5 +1,8 @@
 """The proxy's own pages: status for everybody who may use the API, changes for its administrator.
 
+Who comes to `/` with a browser and without a key gets the page all the same, with a 401: it holds
+nothing of the fleet, and asks for the key.
+
 Changes are POST only and need the administrator's key, as `Authorization: Bearer KEY` or
 `x-api-key`. A proxy that was started without such a key refuses them (403).
 """
@@ -15,35 +18,40 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from common.api.auth import KeyCheck
 from common.api.body import read_object
 from common.api.errors import HttpError
 from common.api.settings import ApiSettings
 from common.config import parse_address
 from common.errors import BadRequest, ConfigError, InvalidApiKey, PermissionDenied
-from proxy.page import PAGE
+from proxy.page import load_page
 from proxy.relay import Fleet
-from proxy.status import describe_fleet, describe_instances
+from proxy.status import describe, describe_instances
 
 ADD, REMOVE, DRAIN = "/instances/add", "/instances/remove", "/instances/drain"
-ADMIN_PATHS = frozenset((ADD, REMOVE, DRAIN))
-_PAGE_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
-        "script-src 'unsafe-inline'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-}
+OWN_GUARD_PATHS = frozenset((ADD, REMOVE, DRAIN, "/"))
 
 
-def add_pages(app: FastAPI, fleet: Fleet) -> None:
+def add_pages(
+    app: FastAPI, fleet: Fleet, settings: ApiSettings, recent: Callable[[], dict[str, Any]]
+) -> None:
+    """`settings`: with the keys that the page asks for, and no path of ours open."""
+    keys, shown = KeyCheck(settings), load_page()
+
     async def status(request: Request) -> Response:
-        return JSONResponse(describe_fleet(fleet))
+        return JSONResponse(describe(fleet, recent))
 
     async def instances(request: Request) -> Response:
         return JSONResponse({"instances": describe_instances(fleet)})
 
     async def page(request: Request) -> Response:
-        return HTMLResponse(PAGE, headers=_PAGE_HEADERS)
+        try:
+            keys.check("/", request.headers.raw)
+        except InvalidApiKey:
+            if "text/html" not in request.headers.get("accept", ""):
+                raise
+            return HTMLResponse(shown.html, status_code=401, headers=shown.headers)
+        return HTMLResponse(shown.html, headers=shown.headers)
 
     for path, endpoint in (("/status", status), ("/instances", instances), ("/", page)):
         app.add_api_route(path, endpoint, methods=["GET"], include_in_schema=False)

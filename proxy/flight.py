@@ -10,6 +10,7 @@ from common.errors import XpydError
 from common.request import TokenEvent
 from common.unread import Unread
 from proxy.choreography import Choreography, Phase
+from proxy.sightings import Trip
 
 
 @dataclass(slots=True)
@@ -20,6 +21,7 @@ class Flight:
     model: str
     turn: int
     taken_at: float  # when its client last took an event
+    trip: Trip
     outbox: deque[TokenEvent] = field(default_factory=deque)
     unread: Unread = field(default_factory=Unread)  # what is in there
     waiter: asyncio.Future[None] | None = None

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
 from common.admission.admission import Admission, AdmissionLimits, Want
 from common.cluster_key import ClusterKey
 from common.engine_client import ModelCard
@@ -37,6 +39,7 @@ from proxy.policy import (
 )
 from proxy.prefix_follower import PrefixFollower, PromptPrefix
 from proxy.room import backlog, has_room
+from proxy.sightings import Failures, Pairs, Trip
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ class Fleet:
         self.proxy_id = f"proxy-{uuid.uuid4().hex}"
         self.membership = membership or Membership()
         self.counts = Counts()
+        self.pairs = Pairs()
+        self.failures = Failures()
         self.is_draining = False
         self.can_read: Callable[[], bool] = lambda: True  # is the front end ready, too?
         self.idle = asyncio.Event()  # set while no request is in flight
@@ -86,6 +91,7 @@ class Fleet:
         self._accounts = Accounts()
         self._model = ""
         self._created = int(time.time())
+        self.began = time.monotonic()
 
     def start(self, registry: str = "") -> None:
         self.links.start(registry)
@@ -186,6 +192,7 @@ class Fleet:
             else:
                 assert isinstance(message, Failed)
                 error = from_wire(message.code, message.message, message.param)
+                self._note("attempt failed", error.message, flight, instance_id)
                 actions = machine.failed(instance_id, attempt, error, now)
             self._apply(flight, actions)
 
@@ -196,6 +203,8 @@ class Fleet:
             if flight is None:
                 self._on_stray(instance_id, event)
                 continue
+            if event.timings:
+                event = self._timed(flight, event, now)
             machine = flight.machine
             actions = machine.tokens_came(instance_id, attempt, event, now)
             if len(actions) == 1 and machine.phase is flight.phase:
@@ -208,6 +217,17 @@ class Fleet:
                     continue
             self._apply(flight, actions)
 
+    def _timed(self, flight: Flight, event: TokenEvent, now: float) -> TokenEvent:
+        """The first event of an attempt's instance: the proxy adds what it knows of its way."""
+        trip = flight.trip
+        if trip.pair is not None:
+            self.pairs.handed_over(trip.pair, event.timings, now)
+        return replace(event, timings=event.timings | trip.timings())
+
+    def _note(self, what: str, message: str, flight: Flight | None, instance_id: str = "") -> None:
+        request_id = flight.machine.request.request_id if flight is not None else ""
+        self.failures.note(time.time(), what, message, instance=instance_id, request_id=request_id)
+
     def _on_stray(self, instance_id: str, event: TokenEvent) -> None:
         """Somebody computes what nobody wants: an Abort is under way, or was lost."""
         self.counts.stray_events += 1
@@ -217,6 +237,7 @@ class Fleet:
     def _on_lost(self, instance_id: str, reason: str) -> None:
         now = time.monotonic()
         self.counts.lost_instances += 1
+        self._note("instance lost", reason, None, instance_id)
         if self.prefixes is not None:
             self.prefixes.lost(instance_id)
         for flight in [f for f in self._flights.values() if instance_id in f.assigned]:
@@ -233,6 +254,7 @@ class Fleet:
 
     def _give_up(self, flight: Flight) -> None:
         flight.error = Unavailable("the client does not read its answer")
+        self._note("client stalled", flight.error.message, flight)
         self._apply(flight, flight.machine.client_gone())
 
     def _watch_prefixes(self, now: float) -> None:
@@ -266,6 +288,7 @@ class Fleet:
             flight.wake()
 
     def _route(self, flight: Flight, ask: AskRoute) -> Route:
+        asked_at = time.monotonic()
         prefix, cached = self._look_up(flight)
         facts = RequestFacts(
             ask.num_tokens,
@@ -284,6 +307,7 @@ class Fleet:
         flight.kv_fingerprint = self.membership.members[chosen[0]].info.kv_fingerprint
         flight.num_cached = min(cached.get(chosen[0], 0), ask.num_tokens - 1)
         self.counts.cached_tokens += flight.num_cached
+        flight.trip.routed(asked_at, time.monotonic(), chosen)
         if self.prefixes is not None and prefix is not None:
             for instance_id in chosen:
                 hashes = prefix.hashes(self.membership.members[instance_id].info)
@@ -318,7 +342,9 @@ class Fleet:
             raise refusal
         machine = Choreography(request, self._limits)
         turn, now = self.counts.requests, time.monotonic()
-        flight = Flight(machine, self.served_model(), turn, now, wire_id=request.request_id)
+        flight = Flight(
+            machine, self.served_model(), turn, now, Trip(now), wire_id=request.request_id
+        )
         self._flights[request.request_id] = flight
         self._num_in_flight += 1
         self.idle.clear()
@@ -341,6 +367,7 @@ class Fleet:
             self._count_rejection(end.error)
         else:
             self.counts.failed += 1
+            self._note("request lost", end.error.message, flight)
             log.warning(
                 "request_id=%s failed after %d attempts: %s",
                 flight.machine.request.request_id,

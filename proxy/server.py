@@ -20,13 +20,14 @@ from fastapi import FastAPI
 from common.addresses import tcp_endpoint
 from common.admission.admission import AdmissionLimits
 from common.api.app import create_app
+from common.api.observe import RequestMetrics
 from common.api.settings import ApiSettings
 from common.cluster_key import ClusterKey
 from common.errors import ConfigError
 from common.http_server import Tls, bind, refuse_open_bind, serve_app, url_of
 from common.metrics import Metrics
 from common.rpc import check_bind
-from proxy.admin import ADMIN_PATHS, add_admin, add_pages
+from proxy.admin import OWN_GUARD_PATHS, add_admin, add_pages
 from proxy.choreography import Limits
 from proxy.membership import Membership, Timing
 from proxy.policies import POLICIES
@@ -131,11 +132,12 @@ def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
         loading.cancel()
         await asyncio.gather(loading, return_exceptions=True)
 
-    api = replace(settings.api, own_guard_paths=ADMIN_PATHS)
+    api = replace(settings.api, own_guard_paths=OWN_GUARD_PATHS)
     metrics = Metrics(settings.metrics_prefix)
-    app = create_app(fleet, texts, metrics, api, lifespan, fleet.admission)
+    observed = RequestMetrics(metrics)
+    app = create_app(fleet, texts, metrics, api, lifespan, fleet.admission, observed)
     register_metrics(metrics, fleet)
-    add_pages(app, fleet)
+    add_pages(app, fleet, settings.api, observed.recent)
     add_admin(app, fleet, api, settings.admin_key)
     return app
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
 from common.metrics import Metrics
+from common.version import VERSION
 from proxy.membership import Member, State
 from proxy.relay import Fleet
 
@@ -19,6 +22,19 @@ ROLES = ("prefill", "decode", "both")
 def describe_instances(fleet: Fleet) -> list[dict[str, Any]]:
     members = sorted(fleet.membership.members.items())
     return [_describe(fleet, member) for _, member in members]
+
+
+def describe(fleet: Fleet, recent: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """All of `GET /status`. `recent`: the last minute, as the front end saw it."""
+    return {
+        **describe_fleet(fleet),
+        "recent": recent(),
+        "links": _describe_links(fleet),
+        "failures": [asdict(failure) for failure in fleet.failures],
+        "now": time.time(),
+        "uptime_s": round(time.monotonic() - fleet.began, 1),
+        "version": VERSION,
+    }
 
 
 def describe_fleet(fleet: Fleet) -> dict[str, Any]:
@@ -34,6 +50,7 @@ def describe_fleet(fleet: Fleet) -> dict[str, Any]:
         "topology": topology + (f"+{usable['both']} both" if usable["both"] else ""),
         "requests_in_flight": fleet.num_in_flight,
         "requests_queued": fleet.admission.num_waiting,
+        "requests_waiting": fleet.num_waiting,
         "counts": asdict(fleet.counts),
         "instances": describe_instances(fleet),
         "prefixes": _describe_prefixes(fleet),
@@ -47,6 +64,7 @@ def describe_fleet(fleet: Fleet) -> dict[str, Any]:
         else {
             "endpoint": registry.endpoint,
             "messages_refused": registry.refused,
+            "peers_denied": registry.denied,
             "registrations_refused": membership.num_refused,
         },
     }
@@ -86,10 +104,32 @@ def register_metrics(metrics: Metrics, fleet: Fleet) -> None:
         "instances_lost", "Deaths and broken links of instances.", lambda: counts.lost_instances
     )
     metrics.counter_from(
+        "registry_denied_peers",
+        "Handshakes on the registry that ended without the cluster key.",
+        lambda: 0 if fleet.links.registry is None else fleet.links.registry.denied,
+    )
+    metrics.counter_from(
         "registry_refused",
         "Registry messages that were no messages, or not believed.",
         lambda: fleet.membership.num_refused + _num_garbage(fleet),
     )
+
+
+def _describe_links(fleet: Fleet) -> list[dict[str, Any]]:
+    """Which pairs handed over in the last minute, and how fast. Seconds."""
+    seen = fleet.pairs.recent(fleet.membership.members, time.monotonic())
+    return [
+        {
+            "prefill": pair.prefill,
+            "decode": pair.decode,
+            "handovers": pair.transfer.count,
+            "bytes_per_s": round(pair.bytes_per_s, 1),
+            "p50": pair.transfer.p50,
+            "p90": pair.transfer.p90,
+            "p99": pair.transfer.p99,
+        }
+        for pair in seen
+    ]
 
 
 def _describe_prefixes(fleet: Fleet) -> dict[str, int] | None:

@@ -43,7 +43,24 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--system", default=None, help="a system message")
     chat.add_argument("--max-tokens", type=int, default=256)
     chat.add_argument("--temperature", type=float, default=0.0)
+    top = commands.add_parser(
+        "top",
+        help="watch a proxy's fleet in the terminal",
+        epilog="q or Ctrl-C leaves. Without a terminal it prints once.",
+    )
+    top.add_argument("--url", default="http://127.0.0.1:8000", help="base URL of the proxy")
+    top.add_argument("--api-key", default=os.environ.get("XPYD_API_KEY"))
+    top.add_argument("--interval", type=_seconds, default=2.0, metavar="S", help="between looks")
+    top.add_argument("--once", action="store_true", help="print once, all of it")
+    top.add_argument("--json", action="store_true", help="print what the proxy says, once")
     return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError("must be from 0.1 to 3600 seconds")
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,6 +131,12 @@ def _chat(args: argparse.Namespace, _: list[str]) -> int:
     return run(args)
 
 
+def _top(args: argparse.Namespace, _: list[str]) -> int:
+    from scripts.top.command import run
+
+    return run(args)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "serve": _serve,
     "proxy": _proxy,
@@ -121,6 +144,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "bench": _bench,
     "chaos": _chaos,
     "chat": _chat,
+    "top": _top,
 }
 
 if __name__ == "__main__":

@@ -60,10 +60,12 @@ def create_app(
     settings: ApiSettings,
     lifespan: Lifespan | None = None,
     admission: Admission | None = None,
+    observed: RequestMetrics | None = None,
 ) -> FastAPI:
     """`texts`: the text side of a served model, by the name on its card. `admission`: who may come
-    in and when; by default everybody, at once."""
-    observed = RequestMetrics(metrics)
+    in and when; by default everybody, at once. `observed`: made of `metrics`, by a caller who
+    reads it, too."""
+    observed = observed or RequestMetrics(metrics)
     admission = admission or Admission(Unlimited())
     watch_admission(metrics, admission)
     limiter = Limiter(settings.ring.terms_of, settings.rates)

@@ -140,6 +140,7 @@ class _Chat:
             },
             ask.stream_options,
             generation.usage.body,
+            generation.timings,
         )
         last = ask.messages[-1]
         self._echo = last.content or "" if ask.echo and last.role == "assistant" else ""

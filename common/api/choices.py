@@ -132,9 +132,12 @@ async def run_choice(
     is_over = False
     try:
         await place.turn()
+        observed.admitted()
         async with aclosing(client.generate(request)) as events:
             async for event in events:
                 place.came(len(event.token_ids), event.num_cached_tokens)
+                if event.timings:
+                    observed.timed(event.timings)
                 piece = text.accept(event)
                 observed.tokens(len(piece.token_ids))
                 if piece.finish_reason:

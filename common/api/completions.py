@@ -93,7 +93,9 @@ class _Completion:
             "model": generation.card.name,
             "system_fingerprint": f"xpyd-{version}",
         }
-        self._chunks = ChunkWriter(self._envelope, ask.stream_options, generation.usage.body)
+        self._chunks = ChunkWriter(
+            self._envelope, ask.stream_options, generation.usage.body, generation.timings
+        )
 
     # --- whole -----------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class RequestInfo:
     completion_tokens: int = 0
     timings: dict[str, float] = field(
         default_factory=dict
-    )  # seconds per stage until the first token
+    )  # seconds per stage (common/waterfall.py); the observation's own, which grows
     rate_readings: Sequence[Reading] = ()  # for the headers
 
     def name(self, label: str, session: str = "") -> None:

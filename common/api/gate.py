@@ -26,6 +26,7 @@ from common.api.limits import rate_headers
 from common.api.protocol import MAX_TIMEOUT_S
 from common.api.settings import ApiSettings
 from common.errors import BadRequest, XpydError
+from common.waterfall import server_timing
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("xpyd.access")
@@ -155,11 +156,7 @@ def _our_headers(info: RequestInfo, path: str) -> list[tuple[bytes, bytes]]:
     if is_messages_path(path):
         headers.append((b"request-id", label))  # where Anthropic's clients look
     if info.timings:
-        stages = ", ".join(
-            f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)};dur={seconds * 1000:.2f}"
-            for name, seconds in info.timings.items()
-        )
-        headers.append((b"server-timing", stages.encode("latin-1")))
+        headers.append((b"server-timing", server_timing(info.timings).encode("latin-1")))
     return headers
 
 

@@ -100,8 +100,8 @@ class _Generated:
         return body
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        usage = self._generation.usage.body
-        chunks = ChunkWriter(self._envelope, self._ask.stream_options, usage)
+        usage, timings = self._generation.usage.body, self._generation.timings
+        chunks = ChunkWriter(self._envelope, self._ask.stream_options, usage, timings)
         async with aclosing(self._generation.pieces()) as pieces:
             async for piece in pieces:
                 yield chunks.chunk(self._choice(piece.choice, piece))

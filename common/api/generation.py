@@ -17,7 +17,7 @@ from common.api.choices import ChoiceText, Piece, merge, pace, run_choice
 from common.api.context import RequestInfo
 from common.api.deadline import Deadline, missed, stage_of
 from common.api.limits import Limiter
-from common.api.observe import RequestMetrics
+from common.api.observe import Observation, RequestMetrics
 from common.api.protocol import SamplingFields
 from common.api.repetition import RepetitionWatch
 from common.api.sampling import Limits, fit, sampling_params, with_seed
@@ -26,6 +26,7 @@ from common.engine_client import EngineClient, ModelCard
 from common.errors import BadRequest, DeadlineExceeded, ModelNotFound, Unavailable
 from common.request import Constraint, EngineRequest, SamplingParams, TokenLogprob
 from common.text import TextModel
+from common.waterfall import in_milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ class Generation:
                 f"prompts times n may be at most {service.settings.max_sequences}", "n"
             )
         self._pays_tokens = service.limiter.counts_tokens(info.tenant)
+        self._observed: list[Observation] = []  # by choice
         self._params = self._plan()
         info.prompt_tokens = self.usage.prompt_tokens
 
@@ -157,6 +159,10 @@ class Generation:
             )
             for prompt in self.prompts
         ]
+
+    def timings(self) -> dict[str, float | int]:
+        """Where the time went, as far as it is known now."""
+        return in_milliseconds(self._info.timings)
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Runs everything. Closing it stops every sequence, in the engines too."""
@@ -229,6 +235,7 @@ class Generation:
         observed = self._service.metrics.observe(
             self.card.name, len(prompt.token_ids), self._info.started
         )
+        self._observed.append(observed)
         run = run_choice(self._service.client, request, text, observed, place)
         interval = self._demand.stream_interval
         return run if interval == 1 else pace(run, interval)
@@ -250,8 +257,8 @@ class Generation:
         if piece.first is not None:
             if piece.choice % self.choices_per_prompt == 0:
                 self.usage.cached_tokens += piece.first.num_cached_tokens
-            if not self._info.timings:
-                self._info.timings = dict(piece.first.timings)
+            if not self._info.timings:  # of whoever answers first; it grows
+                self._info.timings = self._observed[piece.choice].stages
 
 
 def _repetition_watch(fields: SamplingFields) -> RepetitionWatch | None:

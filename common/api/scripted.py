@@ -20,6 +20,7 @@ from common.request import (
     TokenEvent,
     TokenLogprob,
 )
+from common.waterfall import PREFILL
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ async def _play(script: Script, request: EngineRequest) -> AsyncGenerator[TokenE
             finish_reason=reason if is_last else None,
             stop_token_id=script.stop_token_id if is_last and not is_cut else None,
             num_cached_tokens=script.num_cached_tokens if index == 0 else 0,
-            timings={"prefill": time.monotonic() - started} if index == 0 else {},
+            timings={PREFILL: time.monotonic() - started} if index == 0 else {},
         )
     if script.error is not None:
         raise script.error

@@ -44,12 +44,15 @@ class ChunkWriter:
         envelope: dict[str, Any],
         options: StreamOptions | None,
         usage: Callable[[], dict[str, Any]],
+        timings: Callable[[], dict[str, Any]] = dict,
     ) -> None:
-        """`envelope`: the fields that all chunks share. `usage`: asked when a chunk shows it."""
+        """`envelope`: the fields that all chunks share. `usage`: asked when a chunk shows it.
+        `timings`: asked for the last chunk, which has them beside the usage."""
         self._head = b"data: " + encode_json(envelope)[:-1] + b',"choices":['
         self._shows_usage = options is not None and options.include_usage
         self._shows_running_usage = options is not None and options.continuous_usage_stats
         self._usage = usage
+        self._timings = timings
 
     def chunk(self, choice: dict[str, Any], **extra: Any) -> bytes:
         """One event with one choice; `extra` fields go beside `choices`."""
@@ -66,7 +69,10 @@ class ChunkWriter:
         """The event that comes after all choices have ended; b"" if nobody asked for it."""
         if not self._shows_usage:
             return b""
-        return self._head + b'],"usage":' + encode_json(self._usage()) + b"}\n\n"
+        tail = b'],"usage":' + encode_json(self._usage())
+        if timings := self._timings():
+            tail += b',"timings":' + encode_json(timings)
+        return self._head + tail + b"}\n\n"
 
 
 async def json_answer(

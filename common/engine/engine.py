@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common import waterfall
 from common.engine.batch import BatchBuilder
 from common.engine.block_pool import BlockPool
 from common.engine.constraint_compiler import ConstraintCompiler
@@ -127,6 +128,7 @@ class Engine:
             self._pool.free(block_ids)
             return
         self._pool.adopt(block_ids, request.request_id)
+        sequence.is_adopted = True
         sequence.block_ids = list(block_ids)
         sequence.num_computed = num_computed
         self._publisher.name_full_blocks(sequence)
@@ -249,9 +251,14 @@ class Engine:
     def _timings(self, sequence: Sequence) -> dict[str, float]:
         if sequence.started_at is None:
             return {}
+        queue, step = (
+            (waterfall.DECODE_QUEUE, waterfall.FIRST_STEP)
+            if sequence.is_adopted
+            else (waterfall.PREFILL_QUEUE, waterfall.PREFILL)
+        )
         return {
-            "queue": sequence.started_at - sequence.added_at,
-            "prefill": self._clock() - sequence.started_at,
+            queue: sequence.started_at - sequence.added_at,
+            step: self._clock() - sequence.started_at,
         }
 
     # --- blocks ----------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class Sequence:
         "constraint",
         "digests",
         "edits",
+        "is_adopted",
         "key",
         "num_cached_tokens",
         "num_computed",
@@ -94,6 +95,7 @@ class Sequence:
         self.num_offered = 0  # leading blocks already reported as filled
         self.row: int | None = None  # in the batch's block table
         self.num_cached_tokens = 0
+        self.is_adopted = False  # its KV was loaded, not computed here
 
         self.wants_prompt_logprobs = (
             params.prompt_logprobs is not None and not request.output_token_ids

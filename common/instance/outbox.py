@@ -32,6 +32,7 @@ class _Open:
     origin: Origin
     handle: KVHandle | None = None
     is_accepted: bool = False
+    timings: dict[str, float] | None = None  # for its first event, beside the engine's
 
 
 class Outbox:
@@ -49,6 +50,11 @@ class Outbox:
         """The handle that `Accepted` will carry."""
         if entry := self._open.get(request_id):
             entry.handle = handle
+
+    def tell(self, request_id: str, timings: dict[str, float]) -> None:
+        """What its first event is to say of where the time went before the engine had it."""
+        if entry := self._open.get(request_id):
+            entry.timings = timings
 
     def origin(self, request_id: str) -> Origin | None:
         entry = self._open.get(request_id)
@@ -86,6 +92,9 @@ class Outbox:
                 continue
             if not entry.is_accepted:
                 self.accept(event.request_id)
+            if entry.timings is not None:
+                event = msgspec.structs.replace(event, timings=event.timings | entry.timings)
+                entry.timings = None
             batch = batches.setdefault(entry.origin.peer, ([], []))
             batch[0].append(event)
             batch[1].append(entry.origin.attempt)

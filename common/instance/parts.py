@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from common.engine.kv_cache import (
 )
 from common.engine_client import ModelCard
 from common.errors import ConfigError
+from common.instance.transfers import Transfers
 from common.model.loader import load_model, model_fingerprint, resolve_model
 from common.text import tokenizer_json
 from kernels import native_library
@@ -39,6 +40,7 @@ class EngineParts:
     engine: Engine
     driver: EngineDriver
     kv_fingerprint: str
+    transfers: Transfers = field(default_factory=Transfers)
 
 
 def pin_to_cores(config: ServeConfig) -> None:

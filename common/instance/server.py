@@ -266,6 +266,7 @@ class _Instance:
             "Handshakes on the request link that ended without the cluster key, since the start.",
             lambda: self._links.denied,
         )
+        self._parts.transfers.register(metrics)
         for name, read in self._worker.gauges().items():
             metrics.gauge(name, f"{_words(name)}, now.", read)
         for name, read in self._worker.counters().items():

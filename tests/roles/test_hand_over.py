@@ -214,6 +214,24 @@ def test_decode_computes_nothing_of_the_prompt():
     asyncio.run(body())
 
 
+def test_first_events_say_where_the_time_went():
+    async def body():
+        async with pair() as both:
+            await both.run(make("apart", 200))
+            (first,) = both.proxy.events["p"]["apart"]
+            assert first.timings.keys() == {"prefill_queue", "prefill"}
+            second, *others = both.proxy.events["d"]["apart"]
+            names = {"transfer", "transfer_exposed", "decode_queue", "first_step"}
+            assert second.timings.keys() == {*names, "kv_bytes", "kv_blocks"}
+            assert min(second.timings.values()) >= 0
+            assert second.timings["kv_blocks"] == 13  # of 16 tokens each
+            block_bytes = both.parts["d"].cache.block_bytes
+            assert second.timings["kv_bytes"] == 13 * block_bytes
+            assert all(event.timings == {} for event in others)
+
+    asyncio.run(body())
+
+
 def test_many_at_once_with_shared_prefixes():
     async def body():
         async with pair() as both:

@@ -249,7 +249,10 @@ def test_the_access_log_is_one_line_whatever_comes(form, caplog):
 
 def test_timings_are_told_in_a_header():
     for body in ({}, {"stream": True}):
-        assert OPEN.chat(**body).headers["server-timing"].startswith("prefill;dur=")
+        entries = OPEN.chat(**body).headers["server-timing"].split(", ")
+        spent = {name: float(ms) for name, _, ms in (each.partition(";dur=") for each in entries)}
+        assert list(spent) == ["tokenize", "proxy_queue", "prefill", "deliver", "ttft"]
+        assert sum(spent.values()) == pytest.approx(2 * spent["ttft"], abs=0.01)
 
 
 def test_the_documentation_names_every_endpoint():

@@ -200,7 +200,7 @@ def test_the_first_event_carries_timings():
     assert engine.step().events == []
     now[0] = 104.0
     (first,) = engine.step().events
-    assert first.timings == {"queue": 1.5, "prefill": 2.5}
+    assert first.timings == {"prefill_queue": 1.5, "prefill": 2.5}
     (second,) = engine.step().events
     assert second.timings == {}
 
