@@ -61,8 +61,8 @@ def test_json(client):
     schema = {
         "type": "object",
         "properties": {
-            "name": {"type": "string"},
-            "age": {"type": "integer"},
+            "name": {"type": "string", "maxLength": 40},  # a small model need not find an end
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
         },
         "required": ["name", "age"],
     }
