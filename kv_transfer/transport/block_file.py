@@ -18,9 +18,9 @@ import os
 import secrets
 import stat
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from common.errors import CorruptBlock, TransferError
 from kv_transfer.region import checksum
@@ -59,16 +59,21 @@ class BlockName:
         return (fields + _CHECKSUM.pack(checksum(fields))).ljust(HEADER_BYTES, b"\0")
 
 
-def write(
-    path: Path, name: BlockName, block: memoryview, create: Callable[[Path, int], int]
-) -> None:
-    """Store the block under `path`, whole or not at all. Raises OSError.
+class Room(Protocol):
+    """Where files go. Raises OSError."""
 
-    `create(path, size)` makes and opens the temporary file.
-    """
+    def create(self, path: Path, num_bytes: int) -> int:
+        """A new file that will have this size, open for writing."""
+        ...
+
+    def rename(self, temporary: Path, path: Path) -> None: ...
+
+
+def write(path: Path, name: BlockName, block: memoryview, room: Room) -> None:
+    """Store the block under `path`, whole or not at all. Raises OSError."""
     header = name.header(checksum(block))
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-    fd = create(temporary, HEADER_BYTES + name.size_bytes)
+    fd = room.create(temporary, HEADER_BYTES + name.size_bytes)
     try:
         try:
             _write_all(fd, memoryview(header))
@@ -76,7 +81,7 @@ def write(
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, path)
+        room.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

@@ -33,10 +33,10 @@ import numpy as np
 
 from common.errors import ConfigError, CorruptBlock, TransferError
 from kv_transfer.region import KVRegion
-from kv_transfer.transport import block_file, quota
+from kv_transfer.transport import block_file
 from kv_transfer.transport.base import Gate, Peer, Stopped, Transport
 from kv_transfer.transport.block_file import HEADER_BYTES, TEMPORARY_PREFIX, BlockName
-from kv_transfer.transport.quota import Quota
+from kv_transfer.transport.quota import Quota, Unlimited
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class BlockFiles:
         self._directory = root / self._layout.hex()
         self._known: OrderedDict[str, _Seen] = OrderedDict()  # files that were right when we looked
         self._lock = threading.Lock()  # around `_known`
-        self._quota: Quota | None = None
+        self._quota: Quota | Unlimited = Unlimited()
         if max_bytes is not None:
             if max_bytes < HEADER_BYTES + block_bytes:
                 raise ConfigError("shared_storage_max_bytes is less than one KV block takes")
@@ -82,7 +82,7 @@ class BlockFiles:
 
     @property
     def num_evicted(self) -> int:
-        return 0 if self._quota is None else self._quota.num_evicted
+        return self._quota.num_evicted
 
     def place(self, block_hash: str) -> tuple[Path, BlockName]:
         if not _HASH.fullmatch(block_hash):
@@ -106,7 +106,7 @@ class BlockFiles:
             return
         for directory in (self._directory, path.parent):
             directory.mkdir(mode=0o700, exist_ok=True)
-        block_file.write(path, name, block, self._create)
+        block_file.write(path, name, block, self._quota)
         self.counts.written_bytes += self._block_bytes
         self._touch(block_hash, path)
 
@@ -136,8 +136,7 @@ class BlockFiles:
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 raise ConfigError("shared_storage_path must belong to us, writable by nobody else")
             self._sweep()
-            if self._quota is not None:
-                self._quota.recount()
+            self._quota.recount()
         except OSError as error:
             raise ConfigError(f"shared_storage_path cannot be used: {error.strerror}") from None
 
@@ -154,17 +153,13 @@ class BlockFiles:
             if _OURS.fullmatch(path.relative_to(self._root).as_posix()):
                 yield path
 
-    def _create(self, path: Path, size: int) -> int:
-        return quota.create(path) if self._quota is None else self._quota.create(path, size)
-
     def _remove(self, block_hash: str, path: Path) -> None:
         with self._lock:
             self._known.pop(block_hash, None)
         try:
             size = path.lstat().st_size
             path.unlink()
-            if self._quota is not None:
-                self._quota.removed(size)
+            self._quota.removed(size)
         except OSError as error:
             log.warning("a damaged KV block was not removed: %s", error.strerror)
 

@@ -117,7 +117,7 @@ class Consumer:
 SOURCE = Pool(seed=1).blocks  # what the other process has
 
 
-@pytest.fixture(params=["shm", NIXL, "nccl", "shared_storage"])
+@pytest.fixture(params=["shm", NIXL, "shared_storage"])
 def settings(request, tmp_path):
     storage = request.param == "shared_storage"
     return {"connector": request.param} | ({"storage_dir": str(tmp_path / "kv")} if storage else {})
