@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigError, LayoutMismatch, TransferError
-from kv_transfer.region import CHUNK_BYTES, KVRegion
+from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Gate, Peer, Stopped, Transport
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 PACKAGES = ("nixl_cu13", "nixl_cu12", "nixl")
 PAUSE_MIN_S = 0.00005
 PAUSE_MAX_S = 0.002
+READ_BYTES = 8 << 20  # of one chunk: a READ cannot be stopped, only waited for
 DEPTH = 2  # chunks in flight
 
 
@@ -147,7 +148,7 @@ class NixlPeer(Peer):
         self._generation = generation
         self._remote = remote  # prepared descriptors, one per block of the producer's pool
         self._is_closed = False
-        self._chunk = max(1, CHUNK_BYTES // transport.region.block_bytes)
+        self._chunk = max(1, READ_BYTES // transport.region.block_bytes)
 
     def read(
         self, remote: Sequence[int], local: Sequence[int], hashes: Sequence[str], gate: Gate
@@ -161,7 +162,7 @@ class NixlPeer(Peer):
                     raise Stopped("the read was stopped")
                 chunk = slice(start, start + self._chunk)
                 posted.append(self._post(list(remote[chunk]), list(local[chunk]), start))
-                if len(posted) == DEPTH:
+                if len(posted) == DEPTH or posted[0].state != "PROC":
                     self._finish(posted.popleft(), gate)
         finally:
             self._drain(posted, gate)

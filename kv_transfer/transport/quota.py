@@ -74,8 +74,8 @@ class Quota:
             return fd
 
     def rename(self, temporary: Path, path: Path) -> None:
-        """Give a file its name, in place of another, if there is one. Under the lock: whoever counts
-        meets the file once, under one of its names. Raises OSError."""
+        """Give a file its name, in place of another, if there is one. Under the lock: whoever
+        counts meets the file once, under one of its names. Raises OSError."""
         with self._locked() as usage:
             replaced = path.lstat().st_size if path.exists() else 0
             temporary.rename(path)
