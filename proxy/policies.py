@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from proxy.policy import InstanceView, Policy, RequestFacts
 
-RECOMPUTE_WEIGHT = 2  # what a token costs that is computed again, in tokens of waiting
+RECOMPUTE_WEIGHT = 3  # what a token costs that is computed again, in tokens of waiting
 Rank = Callable[[InstanceView, RequestFacts], tuple[float, ...]]  # lower is better
 
 
@@ -32,8 +32,9 @@ def room_rank(instance: InstanceView, facts: RequestFacts) -> tuple[float, ...]:
 
 
 def work_rank(instance: InstanceView, facts: RequestFacts) -> tuple[float, ...]:
-    """For prefill: tokens to compute before this prompt, and those of the prompt itself twice, for
-    they keep waiting both this request and whoever comes after it.
+    """For prefill: tokens to compute before this prompt, and those of the prompt itself thrice, for
+    they keep waiting this request, whoever comes after it, and whoever will miss the blocks that
+    they push out of the cache.
 
     So an instance that has the prefix is left when its queue is longer by more than that.
     """
