@@ -2,7 +2,8 @@
 
     python -m benchmarks.proxy
     python -m benchmarks.proxy --requests 50000 --peer-name vllm-router --peer \\
-      "/path/to/venv/bin/vllm-router --worker-urls {backend} --host 127.0.0.1 --port {port}"
+      "/path/to/venv/bin/vllm-router --worker-urls {backend} --policy round_robin --host 127.0.0.1 \
+       --port {port} --prometheus-port {spare_port}"
 
 Three parts: the time to the first byte of an answer, one request after the other, taking turns
 between the routers; CPU seconds per streamed token; memory over many requests (ours only). Engines

@@ -70,13 +70,14 @@ def ours(processes: Processes, step_s: float) -> Router:
 
 
 def peer(name: str, command: str) -> Callable[[Processes, float], Router]:
-    """`command`: how it is started, with `{backend}` and `{port}` to fill in."""
+    """`command`: how it is started, with `{backend}`, `{port}` and, for whatever else it opens,
+    `{spare_port}` to fill in."""
 
     def start(processes: Processes, step_s: float) -> Router:
         _, backend = _openai_standin(processes, step_s)
         port = free_port()
         filled = [
-            part.format(backend=backend, port=port, python=sys.executable)
+            part.format(backend=backend, port=port, spare_port=free_port())
             for part in shlex.split(command)
         ]
         process = processes.start(*filled)

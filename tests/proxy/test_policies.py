@@ -62,7 +62,7 @@ _loads = st.integers(0, 5000)
 
 @given(st.lists(st.tuples(_loads, _loads), min_size=1, max_size=6), st.integers(1, 4000))
 def test_prefix_aware_takes_the_least_work(fleet, num_tokens):
-    """The oracle counts tokens: what is queued there, and thrice what of the prompt is not there."""
+    """The oracle counts tokens: what is queued there, and thrice what of the prompt is not."""
     views = [view(f"p{i}", "prefill", queued_tokens=q) for i, (q, _) in enumerate(fleet)]
     cached = {f"p{i}": c for i, (_, c) in enumerate(fleet)}
     chosen = pick("prefix_aware", views, num_tokens=num_tokens, cached_tokens=cached)
