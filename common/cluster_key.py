@@ -5,6 +5,7 @@ derived tells the key or another derivation:
 
     listener   CURVE pair of every listener: who connects knows its public half, or gets nowhere
     link       CURVE pair of every connecting end: the only client key a listener lets in
+    seal       signs what others carry from one instance to another (`handle_seal.py`)
     http_token what the proxy shows to `GET /instance` of an instance that has API keys
 """
 
@@ -41,6 +42,7 @@ class ClusterKey:
     listener: CurvePair = field(repr=False)
     link: CurvePair = field(repr=False)
     http_token: str = field(repr=False)
+    seal: bytes = field(repr=False)
 
 
 def generate() -> str:
@@ -57,6 +59,7 @@ def derive(text: str) -> ClusterKey:
         listener=_pair(_labelled(key, "listener")),
         link=_pair(_labelled(key, "link")),
         http_token=_labelled(key, "http").hex(),
+        seal=_labelled(key, "seal"),
     )
 
 

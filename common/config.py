@@ -106,6 +106,11 @@ class ServeConfig:
         "", "publish KV cache events: JSON as vLLM users know it", metavar="JSON"
     )
     kv_storage_dir: str = option("", "directory of the shared_storage connector", metavar="DIR")
+    allow_external_router: bool = option(
+        False,
+        "let routers written for vLLM drive hand-overs (kv_transfer_params in requests): trusts "
+        "whoever reaches the HTTP side; needs a cluster key",
+    )
     kv_lease_s: float = option(
         10.0, "seconds a prefill instance holds blocks for a silent reader", metavar="S"
     )
@@ -197,6 +202,14 @@ class ProxyConfig:
     policy: PolicyName = option("least_loaded", "how instances are chosen for both roles")
     prefill_policy: PolicyName | None = option(None, "the same for prefill only; default --policy")
     decode_policy: PolicyName | None = option(None, "the same for decode only; default --policy")
+    disaggregate: Literal["auto", "always", "never"] = option(
+        "always", "hand prompts over: auto decides for each by what was measured"
+    )
+    itl_budget_ms: float = option(
+        100.0,
+        "with auto: how long a prompt may hold up the streams of the decode instance that runs it",
+        metavar="MS",
+    )
     max_queue: int = option(1024, "requests that wait before new ones get 429", metavar="N")
     queue_timeout_s: float = option(
         60.0, "seconds that a request waits for room before it gets 429", metavar="S"
@@ -262,7 +275,7 @@ class ProxyConfig:
     def __post_init__(self) -> None:
         _check_port("--port", self.port)
         _check_port("--registry-port", self.registry_port)
-        _check_positive(self, "max_queue " + _ADMISSION)
+        _check_positive(self, "max_queue itl_budget_ms " + _ADMISSION)
         _check_max_logprobs(self.max_logprobs)
         _check_not_negative(
             self, "max_stored_responses max_stored_response_bytes max_background_responses"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import msgspec
 from common.engine.driver import EngineDriver
 from common.engine.engine import Engine, StepResult
 from common.errors import BadRequest, Overloaded, TransferError
+from common.instance.external_router import LoadHere
 from common.instance.outbox import Origin, Send
 from common.instance.requests import Requests
 from common.instance.transfers import Transfers
@@ -71,6 +73,11 @@ class DecodeWorker:
                 origin = Origin(peer, attempt)
                 self.requests.start(
                     request.request_id, origin, lambda: self._decode(request, handle)
+                )
+            case LoadHere(request=request, handle=handle, attempt=attempt):
+                origin = Origin(peer, attempt)
+                self.requests.start(
+                    request.request_id, origin, lambda: self._decode_from_start(request, handle)
                 )
             case RunWhole(request=request, attempt=attempt):
                 origin = Origin(peer, attempt)
@@ -133,7 +140,20 @@ class DecodeWorker:
         await self.requests.add(request)
         self.requests.outbox.accept(request.request_id)
 
-    async def _decode(self, request: EngineRequest, handle: KVHandle) -> None:
+    async def _decode_from_start(self, request: EngineRequest, handle: KVHandle) -> None:
+        """For a router that keeps the first token of nobody: it is sampled here, as asked here."""
+        if request.sampling.prompt_logprobs is None:
+            await self._decode(request, handle, samples_first=True)
+            return
+        if self._consumer is not None:  # they are not in the KV; let the producer free its blocks
+            with suppress(TransferError):
+                async with self._consumer.hold(handle, time.monotonic() + LOAD_DEADLINE_S):
+                    pass
+        await self._whole(request)
+
+    async def _decode(
+        self, request: EngineRequest, handle: KVHandle, *, samples_first: bool = False
+    ) -> None:
         if self._admission.num_waiting >= self._max_num_waiting:
             raise Overloaded("too many requests wait for KV blocks on this instance")
         self.requests.outbox.accept(request.request_id)
@@ -142,7 +162,7 @@ class DecodeWorker:
             self._driver.post(lambda engine: engine.prepare(constraint))
         self.num_loading += 1
         try:
-            await self._load(request, handle)
+            await self._load(request, handle, samples_first)
         except TransferError as error:
             log.warning(
                 "request_id=%s KV load failed (%s: %s): recomputing",
@@ -156,7 +176,7 @@ class DecodeWorker:
         finally:
             self.num_loading -= 1
 
-    async def _load(self, request: EngineRequest, handle: KVHandle) -> None:
+    async def _load(self, request: EngineRequest, handle: KVHandle, samples_first: bool) -> None:
         """Claim, admit, read, adopt. On any failure the blocks are given back, once.
 
         The claim comes first: it keeps the blocks over there while blocks here are waited for.
@@ -165,6 +185,8 @@ class DecodeWorker:
             raise TransferError("this instance has no KV connector")
         deadline = time.monotonic() + LOAD_DEADLINE_S
         tokens = request.prompt_token_ids + request.output_token_ids
+        if samples_first:  # the last token is computed here: into a block that nobody shares
+            tokens = tokens[:-1]
         async with self._consumer.hold(handle, deadline) as held:
             loan = await self._admission.enter(
                 tokens, request.cache_salt, handle.num_blocks, deadline
@@ -174,13 +196,14 @@ class DecodeWorker:
             except BaseException as error:
                 self._give_back(loan, getattr(error, "quarantine", ()))
                 raise
-        resumed = msgspec.structs.replace(
-            request, output_token_ids=(*request.output_token_ids, first)
-        )
         told = held.report.timings()
         self._transfers.loaded(told)
         self.requests.outbox.tell(request.request_id, told)
-        await self._adopt(resumed, loan)
+        if not samples_first:
+            request = msgspec.structs.replace(
+                request, output_token_ids=(*request.output_token_ids, first)
+            )
+        await self._adopt(request, loan)
         self.counts.loads += 1
 
     async def _adopt(self, request: EngineRequest, loan: Loan) -> None:

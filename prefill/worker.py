@@ -16,6 +16,7 @@ from typing import Any
 from common.engine.driver import EngineDriver
 from common.engine.engine import StepResult
 from common.errors import BadRequest
+from common.instance.external_router import LoadHere
 from common.instance.outbox import Origin, Send
 from common.instance.requests import Requests
 from common.request import EngineRequest
@@ -52,7 +53,10 @@ class PrefillWorker:
             case RunWhole(request=request, attempt=attempt):
                 origin = Origin(peer, attempt)
                 self.requests.start(request.request_id, origin, lambda: self._whole(message))
-            case RunDecode(request=request, attempt=attempt):
+            case (
+                RunDecode(request=request, attempt=attempt)
+                | LoadHere(request=request, attempt=attempt)
+            ):
                 origin = Origin(peer, attempt)
                 self.requests.start(request.request_id, origin, _refuse_decode)
             case Abort(request_id=request_id):

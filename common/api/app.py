@@ -28,6 +28,7 @@ from common.api.chat import create_chat_completion
 from common.api.completions import create_completion
 from common.api.context import info_of
 from common.api.errors import error_response, http_error
+from common.api.external_router import HandOvers, routed
 from common.api.gate import Gate
 from common.api.generate import abort_requests, generate
 from common.api.generation import Service
@@ -61,10 +62,11 @@ def create_app(
     lifespan: Lifespan | None = None,
     admission: Admission | None = None,
     observed: RequestMetrics | None = None,
+    hand_overs: HandOvers | None = None,
 ) -> FastAPI:
     """`texts`: the text side of a served model, by the name on its card. `admission`: who may come
     in and when; by default everybody, at once. `observed`: made of `metrics`, by a caller who
-    reads it, too."""
+    reads it, too. `hand_overs`: for routers of others; None refuses what they send."""
     observed = observed or RequestMetrics(metrics)
     admission = admission or Admission(Unlimited())
     watch_admission(metrics, admission)
@@ -87,7 +89,7 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", *RATE_HEADERS],
         )
-    _add_generation(app, service)
+    _add_generation(app, service, hand_overs)
     _add_responses(app, responses)
     _add_models(app, service)
     _add_operations(app, service, metrics)
@@ -113,11 +115,13 @@ def _as_error(error: XpydError, path: str) -> Response:
     return messages_error(error) if is_messages_path(path) else error_response(error)
 
 
-def _add_generation(app: FastAPI, service: Service) -> None:
+def _add_generation(app: FastAPI, service: Service, hand_overs: HandOvers | None) -> None:
     running = Running()
     chat, completion = protocol.ChatRequest, protocol.CompletionRequest
-    _post(app, "/v1/chat/completions", _counted(create_chat_completion), service, chat)
-    _post(app, "/v1/completions", _counted(create_completion), service, completion)
+    routed_chat = routed(create_chat_completion, hand_overs)
+    routed_completion = routed(create_completion, hand_overs)
+    _post(app, "/v1/chat/completions", _counted(routed_chat), service, chat)
+    _post(app, "/v1/completions", _counted(routed_completion), service, completion)
     _post(app, "/invocations", _counted(invoke), service, chat, completion)
     _post(app, "/v1/messages", _counted(create_message), service, MessagesRequest)
     _post(app, "/v1/messages/count_tokens", count_tokens, service, CountTokensRequest)
@@ -125,8 +129,8 @@ def _add_generation(app: FastAPI, service: Service) -> None:
     _post(app, "/detokenize", detokenize, service, protocol.DetokenizeRequest)
     if service.settings.show_tokenizer:
         _route(app, "GET", "/tokenizer_info", partial(tokenizer_info, service))
-    path, generate_tokens = "/inference/v1/generate", partial(generate, running)
-    _post(app, path, _counted(generate_tokens), service, protocol.GenerateRequest)
+    path, generating = "/inference/v1/generate", routed(partial(generate, running), hand_overs)
+    _post(app, path, _counted(generating), service, protocol.GenerateRequest)
     aborting = partial(abort_requests, service, running)
     _route(app, "POST", "/inference/v1/abort_requests", aborting, protocol.AbortRequest)
 

@@ -37,6 +37,7 @@ class RequestInfo:
         default_factory=dict
     )  # seconds per stage (common/waterfall.py); the observation's own, which grows
     rate_readings: Sequence[Reading] = ()  # for the headers
+    answer_fields: dict[str, Any] = field(default_factory=dict)  # beside `choices`, not streamed
 
     def name(self, label: str, session: str = "") -> None:
         """The body's `request_id` and `session_id`, which the headers' overrule."""

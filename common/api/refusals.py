@@ -26,6 +26,9 @@ _STRUCTURED = (
     *("guided_whitespace_pattern", "structural_tags"),
 )
 _INTERNAL = ("kv_transfer_params", "ec_transfer_params")
+_REMEDY = {
+    "kv_transfer_params": "; an instance takes vLLM's with --allow-external-router",
+}
 _EVERYWHERE: dict[str, Harmless] = {
     "use_beam_search": _is_empty,
     "length_penalty": _one_of(1.0),
@@ -55,7 +58,9 @@ def refuse(body: dict[str, Any], table: dict[str, Harmless]) -> None:
     """Raises BadRequest for the first field that cannot be honoured."""
     for name, value in body.items():
         if name in _INTERNAL or name.startswith("bootstrap_"):
-            raise BadRequest(f"{name} is set between our servers, never by a client", name)
+            raise BadRequest(
+                f"{name} is set between servers, never by a client{_REMEDY.get(name, '')}", name
+            )
         harmless = table.get(name)
         if harmless is not None and value is not None and not harmless(value):
             raise BadRequest(f"{name} is not supported with this value yet; leave it out", name)

@@ -82,6 +82,7 @@ async def json_answer(
 ) -> Response:
     """Run `work` as long as the client waits for it (and no watch ends it)."""
     body = await until_disconnect(request.receive, work, *watches)
+    body |= info_of(request).answer_fields
     return Response(encode_json(body), media_type="application/json")
 
 

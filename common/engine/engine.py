@@ -113,23 +113,26 @@ class Engine:
             self._enter(sequence)
 
     def adopt(self, request: EngineRequest, block_ids: list[int]) -> None:
-        """Run on from blocks that hold the KV of all tokens but the last, `output_token_ids[-1]`.
+        """Run on from blocks that hold the KV of all tokens but the last.
 
         block_ids: from `match_prefix` and `reserve`, in order. They are the engine's from now on,
-        unless this raises: then they are still the caller's.
+        unless this raises: then they are still the caller's. A last one that holds nothing but the
+        last token is given back.
         """
         sequence = self._new_sequence(request, offer=False)
         num_computed = sequence.num_tokens - 1
-        if not request.output_token_ids or len(block_ids) != self._num_blocks(num_computed):
+        num_needed = self._num_blocks(num_computed)
+        if len(block_ids) not in (num_needed, self._num_blocks(sequence.num_tokens)):
             raise BadRequest(
                 f"cannot adopt {len(block_ids)} blocks for {num_computed} computed tokens"
             )
         if self._is_complete(sequence):
             self._pool.free(block_ids)
             return
-        self._pool.adopt(block_ids, request.request_id)
+        self._pool.free(block_ids[num_needed:])
+        self._pool.adopt(block_ids[:num_needed], request.request_id)
+        sequence.block_ids = list(block_ids[:num_needed])
         sequence.is_adopted = True
-        sequence.block_ids = list(block_ids)
         sequence.num_computed = num_computed
         self._publisher.name_full_blocks(sequence)
         self._enter(sequence)

@@ -29,6 +29,7 @@ from common.engine.local import LocalEngine
 from common.engine_client import ModelCard
 from common.errors import Unavailable
 from common.http_server import Tls, bind, refuse_open_bind, serve_app, tls_of, url_of
+from common.instance.external_router import ExternalRouter, check_key
 from common.instance.kv_events import KVEventPublisher
 from common.instance.kv_events_config import kv_events_config
 from common.instance.link_settings import LinkSettings, link_settings
@@ -94,6 +95,8 @@ def run_instance(config: ServeConfig, make_worker: MakeWorker) -> int:
     )
     tls = tls_of(config.ssl_certfile, config.ssl_keyfile)
     kv_events_config(config.kv_events_config)  # refused before a model is loaded
+    if config.allow_external_router:
+        check_key(links.key)
     pin_to_cores(config)
     listener = bind(config.host, config.port)  # first: a port in use should not cost a model load
     parts = build_engine(config)
@@ -138,7 +141,14 @@ class _Instance:
             key=self._link_settings.key,
             announce_host=self._link_settings.announce_host,
         )
-        self._worker: Worker = await make_worker(config, parts, self._identity, self._links.send)
+        self._external: ExternalRouter | None = None
+        send: Send = self._links.send
+        if config.allow_external_router:
+            self._external = ExternalRouter(send, self._link_settings.key, self._is_alive)
+            send = self._external.send
+        self._worker: Worker = await make_worker(config, parts, self._identity, send)
+        if self._external is not None:
+            self._external.worker = self._worker
         self._prefixes = PrefixReports(
             parts.driver,
             self._links.send,
@@ -223,6 +233,7 @@ class _Instance:
             metrics,
             self._settings,
             admission=self._admission,
+            hand_overs=self._external,
         )
 
         @app.get("/instance", include_in_schema=False)

@@ -433,6 +433,26 @@ def test_adopted_blocks_continue_the_answer(length):
     assert at_rest(target)
 
 
+@pytest.mark.parametrize("length", [1, 3, 4, 5, 8, 16, 33, 56])
+def test_adopting_a_prompt_alone_samples_the_first_token_too(length):
+    """As for a router that keeps nobody's first token: whoever shares a block is not disturbed."""
+    source, target = make_engine(num_blocks=40), make_engine(num_blocks=40)
+    prompt = prompt_of(length)
+    for turn, name in enumerate(("first", "again")):
+        request = make_request(name, prompt, 8)
+        filled, _ = offered(source, request)
+        theirs = [block for one in filled for block in one.block_ids]
+        matched = target.match_prefix(tuple(prompt[:-1]))
+        assert len(matched) == ((length - 1) // BLOCK if turn else 0)
+        reserved = must(target.reserve(len(theirs) - len(matched)))
+        target._cache.tensor[reserved] = source._cache.tensor[theirs[len(matched) :]]
+        target.adopt(request, matched + reserved)
+        source.free(theirs)
+        assert tokens_of(run(target)[name]) == greedy_answer(prompt, 8)
+    assert at_rest(source)
+    assert at_rest(target)
+
+
 def test_adopting_what_the_first_token_ended():
     source, target = make_engine(), make_engine()
     event, _ = hand_over(source, target, make_request("r", prompt_of(9), 1))
@@ -447,7 +467,7 @@ def test_a_refused_adoption_leaves_the_blocks_with_the_caller():
     blocks = must(engine.reserve(2))
     for request in (
         make_request("r", prompt_of(9), 4, outputs=(1,)),
-        make_request("r", prompt_of(8), 4),
+        make_request("r", prompt_of(13), 4),
     ):
         with pytest.raises(BadRequest):
             engine.adopt(request, blocks)
