@@ -10,6 +10,7 @@ from common.errors import XpydError
 from common.request import TokenEvent
 from common.unread import Unread
 from proxy.choreography import Choreography, Phase
+from proxy.observed import Observed
 from proxy.sightings import Trip
 
 
@@ -31,6 +32,7 @@ class Flight:
     assigned: tuple[str, ...] = ()
     kv_fingerprint: str = ""  # of the instances that computed what the client has
     num_cached: int = 0  # tokens of the prompt that its prefill instance should have
+    observed: Observed = field(default_factory=Observed)
 
     def put(self, event: TokenEvent) -> None:
         self.outbox.append(event)
@@ -52,4 +54,6 @@ class Counts:
     lost_instances: int = 0
     stray_events: int = 0  # tokens of attempts that are over
     cached_tokens: int = 0  # of prompts, at the instances that they were sent to by prefix
+    routed_apart: int = 0  # attempts on a prefill and a decode instance
+    routed_whole: int = 0  # attempts on one instance
     rejections: dict[str, int] = field(default_factory=dict)  # by error code

@@ -23,6 +23,8 @@ from common.errors import BadRequest, Overloaded, Unavailable, XpydError, from_w
 from common.request import EngineRequest, TokenEvent
 from common.wire import Abort, Accepted, Failed, Prefixes, Tokens, WatchPrefixes
 from proxy.choreography import Action, AskRoute, Choreography, End, Limits, Phase, Send
+from proxy.disaggregation import Disaggregation
+from proxy.estimates import Estimates
 from proxy.fleet_view import Accounts, view_fleet
 from proxy.flight import Counts, Flight
 from proxy.links import Links
@@ -59,6 +61,7 @@ class Fleet:
         admission: AdmissionLimits | None = None,
         prefill_policy: str = "least_loaded",
         decode_policy: str = "least_loaded",
+        disaggregation: Disaggregation | None = None,
         key: ClusterKey | None = None,
     ) -> None:
         self.proxy_id = f"proxy-{uuid.uuid4().hex}"
@@ -82,9 +85,14 @@ class Fleet:
         self.admission = Admission(self, admission)
         self._prefill_policy: Policy = POLICIES[prefill_policy][0]
         self._decode_policy: Policy = POLICIES[decode_policy][1]
+        self.disaggregation = disaggregation or Disaggregation()
         self.prefixes = (
-            PrefixFollower() if any(map(reads_prefixes, (prefill_policy, decode_policy))) else None
+            PrefixFollower()
+            if self.disaggregation.reads_prefixes
+            or any(map(reads_prefixes, (prefill_policy, decode_policy)))
+            else None
         )
+        self.estimates = Estimates()
         self._seed = uuid.uuid4().int & 0xFFFF_FFFF  # proxies should not all draw the same
         self._flights: dict[str, Flight] = {}  # by the id of the current attempt
         self._num_in_flight = 0
@@ -204,7 +212,7 @@ class Fleet:
                 self._on_stray(instance_id, event)
                 continue
             if event.timings:
-                event = self._timed(flight, event, now)
+                event = self._timed(flight, instance_id, event, now)
             machine = flight.machine
             actions = machine.tokens_came(instance_id, attempt, event, now)
             if len(actions) == 1 and machine.phase is flight.phase:
@@ -217,9 +225,10 @@ class Fleet:
                     continue
             self._apply(flight, actions)
 
-    def _timed(self, flight: Flight, event: TokenEvent, now: float) -> TokenEvent:
+    def _timed(self, flight: Flight, instance_id: str, event: TokenEvent, now: float) -> TokenEvent:
         """The first event of an attempt's instance: the proxy adds what it knows of its way."""
         trip = flight.trip
+        flight.observed.first_event(self.estimates, flight.machine, instance_id, event, now)
         if trip.pair is not None:
             self.pairs.handed_over(trip.pair, event.timings, now)
         return replace(event, timings=event.timings | trip.timings())
@@ -245,6 +254,7 @@ class Fleet:
 
     def _on_tick(self, now: float) -> None:
         self._accounts.forget(self.membership)
+        self.estimates.keep(self.membership.members)
         self._watch_prefixes(now)
         for flight in list(self._flights.values()):
             if now >= flight.machine.deadline:
@@ -294,7 +304,7 @@ class Fleet:
             ask.num_tokens,
             flight.turn,
             ask.avoid,
-            ask.prefer_whole,
+            ask.prefer_whole or self.disaggregation.mode == "never",
             self._seed,
             flight.machine.request.session_id,
             cached,
@@ -304,6 +314,10 @@ class Fleet:
         if isinstance(route, NoInstance):
             return route
         chosen = (route.prefill, route.decode) if isinstance(route, Pair) else (route.instance,)
+        if isinstance(route, Pair):
+            self.counts.routed_apart += 1
+        else:
+            self.counts.routed_whole += 1
         flight.kv_fingerprint = self.membership.members[chosen[0]].info.kv_fingerprint
         flight.num_cached = min(cached.get(chosen[0], 0), ask.num_tokens - 1)
         self.counts.cached_tokens += flight.num_cached
@@ -326,6 +340,7 @@ class Fleet:
     def _choose(self, model: str, fingerprint: str, facts: RequestFacts) -> Route:
         snapshot = view_fleet(self.membership, self._accounts, model, fingerprint)
         route = choose_pair(snapshot, facts, self._prefill_policy, self._decode_policy)
+        route = self.disaggregation.decide(route, snapshot, facts, self.estimates, time.monotonic())
         if not snapshot.instances and self.membership.refusals:
             last = list(self.membership.refusals.values())[-1]
             return NoInstance(f"no instance is ready; one was refused: {last}")

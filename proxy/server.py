@@ -29,6 +29,7 @@ from common.metrics import Metrics
 from common.rpc import check_bind
 from proxy.admin import OWN_GUARD_PATHS, add_admin, add_pages
 from proxy.choreography import Limits
+from proxy.disaggregation import Disaggregation
 from proxy.membership import Membership, Timing
 from proxy.policies import POLICIES
 from proxy.relay import Fleet
@@ -49,6 +50,7 @@ class ProxySettings:
     prefill_policy: str = "least_loaded"
     decode_policy: str = "least_loaded"
     admission: AdmissionLimits = AdmissionLimits()
+    disaggregation: Disaggregation = Disaggregation()
     tokenizer: str = ""  # directory; default: the instances' model_path
     api: ApiSettings = ApiSettings()
     admin_key: str = ""  # none: the admin API is off
@@ -116,6 +118,7 @@ def build_fleet(settings: ProxySettings) -> Fleet:
         admission=settings.admission,
         prefill_policy=settings.prefill_policy,
         decode_policy=settings.decode_policy,
+        disaggregation=settings.disaggregation,
         key=settings.cluster_key,
     )
 

@@ -95,6 +95,12 @@ def register_metrics(metrics: Metrics, fleet: Fleet) -> None:
         lambda: fleet.admission.num_waiting + fleet.num_waiting,
     )
     metrics.counter_from(
+        "routed_apart",
+        "Attempts on a prefill and a decode instance.",
+        lambda: counts.routed_apart,
+    )
+    metrics.counter_from("routed_whole", "Attempts on one instance.", lambda: counts.routed_whole)
+    metrics.counter_from(
         "migrations", "Attempts after a request's first.", lambda: counts.migrations
     )
     metrics.counter_from(

@@ -6,6 +6,7 @@ from common import cluster_key
 from common.api.settings import admission_limits, api_settings
 from common.config import ProxyConfig
 from common.http_server import tls_of
+from proxy.disaggregation import Disaggregation
 from proxy.server import ProxySettings
 from proxy.server import run as run_proxy
 
@@ -22,6 +23,7 @@ def run(config: ProxyConfig, admin_key: str | None) -> int:
             prefill_policy=config.prefill_policy or config.policy,
             decode_policy=config.decode_policy or config.policy,
             admission=admission_limits(config),
+            disaggregation=Disaggregation(config.disaggregate, config.itl_budget_ms / 1e3),
             tokenizer=config.tokenizer,
             api=api_settings(config),
             admin_key=admin_key or "",

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "prefill": {"common", "kv_transfer"},
     "decode": {"common", "kv_transfer"},
     "proxy": {"common"},
-    "benchmarks": {"common", "kernels", "kv_transfer"},
+    "benchmarks": {"common", "kernels", "kv_transfer", "proxy"},
     "scripts": set(PACKAGES),
 }
 
