@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from benchmarks.standin_instance import Standin, StandinInstance
 from common.errors import InstanceLost, Overloaded, Unavailable, XpydError
+from common.unread import MAX_UNREAD_BYTES
 from common.wire import Deregister, Register, RunWhole
 from proxy.choreography import Limits
 from proxy.membership import Membership
@@ -151,6 +152,22 @@ def test_instances_that_do_not_match_are_not_paired(field):
             assert not fleet.is_ready()
             with pytest.raises(Unavailable, match=field):
                 await collect(fleet, make_request())
+
+    run(scenario())
+
+
+def test_a_client_that_does_not_read_is_given_up_before_it_fills_the_memory():
+    async def scenario():
+        async with running_fleet(*pd(step_s=0.0)) as (fleet, instances):
+            events = fleet.generate(make_request(max_tokens=100_000))
+            got = list((await anext(events)).token_ids)
+            await until(lambda: fleet.num_in_flight == 0, 25.0)
+            with pytest.raises(Unavailable, match="does not read"):
+                async for event in events:
+                    got.extend(event.token_ids)
+            assert got == answer(len(got))
+            assert 1000 < len(got) < MAX_UNREAD_BYTES // 100
+            await until(lambda: all(map(is_idle, instances)))
 
     run(scenario())
 
