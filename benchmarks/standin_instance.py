@@ -20,9 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import uvloop
 
 from benchmarks.standin_prefixes import StandinPrefixes
+from benchmarks.standin_role import take_role
 from common.engine.prefix import PrefixHasher
 from common.errors import BadRequest, Overloaded, PeerLost, XpydError
 from common.request import EngineRequest, FinishReason, TokenEvent, TokenLogprob
@@ -46,6 +48,7 @@ from common.wire import (
     RunDecode,
     RunPrefill,
     RunWhole,
+    SetRole,
     ToInstance,
     Tokens,
     ToProxy,
@@ -198,6 +201,8 @@ class StandinInstance:
         self.seen.append(message)
         if isinstance(message, WatchPrefixes):
             self.prefixes.report(self._listener.send, self.info.incarnation, peer)
+        elif isinstance(message, SetRole):
+            self._background.append(asyncio.create_task(take_role(self, peer, message)))
         elif isinstance(message, Abort):
             self.abort(message.request_id)
         elif isinstance(message, (RunPrefill, RunDecode, RunWhole)):
@@ -209,6 +214,20 @@ class StandinInstance:
         if task := self.tasks.pop(request_id, None):
             task.cancel()
         for offer_id in [o for o, offer in self.offers.items() if offer.request_id == request_id]:
+            self._end_offer(offer_id)
+
+    def send(self, peer: bytes, message: msgspec.Struct) -> None:
+        self._listener.send(peer, message)
+
+    def tell_all(self, message: msgspec.Struct) -> None:
+        for peer in self.peers:
+            self._listener.send(peer, message)
+
+    def drop_all(self) -> None:
+        """Whatever it runs is over, unanswered."""
+        for request_id in [*self.sequences, *self.tasks]:
+            self.abort(request_id)
+        for offer_id in list(self.offers):
             self._end_offer(offer_id)
 
     def load(self) -> Load:
@@ -246,7 +265,7 @@ class StandinInstance:
 
     async def _prefill(self, peer: bytes, message: RunPrefill) -> None:
         request, info = message.request, self.info
-        if self.config.role == "decode":
+        if self.info.role == "decode":
             raise BadRequest("this is a decode instance")
         offer_id = uuid.uuid4().hex
         offer = self.offers[offer_id] = _Offer(request.request_id, peer)

@@ -53,7 +53,9 @@ class ServeConfig:
     role: Literal["prefill", "decode", "both"] = option("both", "what this instance does")
     host: str = option("127.0.0.1", "address of the HTTP side")
     port: int = option(8100, "port of the HTTP side; 0 takes a free one")
-    registry: str = option("", "HOST:PORT of the proxy's registry; none: wait to be found")
+    registry: tuple[str, ...] = option(
+        (), "HOST:PORT of a proxy's registry; several: of several proxies; none: wait to be found"
+    )
     internal_host: str = option(
         "127.0.0.1", "address of the links to proxies and other instances; needs a cluster key"
     )
@@ -125,6 +127,7 @@ class ServeConfig:
     ssl_keyfile: str = option("", "PEM key, if it is not in --ssl-certfile", metavar="FILE")
     cluster_key_file: str = option("", _CLUSTER_KEY_FILE, metavar="FILE")
     cluster_key: str = option("", "", env=_CLUSTER_KEY, flag=False)
+    admin_key: str = option("", "", env="ADMIN_API_KEY", flag=False)
     generation_config: str = option(
         "auto",
         "where sampling defaults come from: auto (the model's generation_config.json), vllm (none) "
@@ -179,8 +182,8 @@ class ServeConfig:
             raise ConfigError("--tensor-parallel-size: only 1 is supported so far")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise ConfigError("--gpu-memory-utilization must be above 0 and at most 1")
-        if self.registry:
-            parse_address("--registry", self.registry)
+        for address in self.registry:
+            parse_address("--registry", address)
         parse_cores(self.cpu_cores)
 
 
@@ -225,6 +228,11 @@ class ProxyConfig:
     tokens_per_minute: int | None = option(
         None, "of prompts and answers, the same way", metavar="N"
     )
+    controller: Literal["off", "suggest", "act"] = option(
+        "off", "watch the load: say when an instance should change its role, or change it"
+    )
+    workers: int = option(1, "processes that share the port; limits are per process", metavar="N")
+    worker: str = option("", "", env="XPYD_PROXY_WORKER", flag=False)  # set by their parent
     tokenizer: str = option("", "directory of the tokenizer; default: the instances' model")
     api_key: tuple[str, ...] = option(
         (), "key clients must send; may be repeated", env="XPYD_API_KEY"
@@ -275,7 +283,7 @@ class ProxyConfig:
     def __post_init__(self) -> None:
         _check_port("--port", self.port)
         _check_port("--registry-port", self.registry_port)
-        _check_positive(self, "max_queue itl_budget_ms " + _ADMISSION)
+        _check_positive(self, "max_queue itl_budget_ms workers " + _ADMISSION)
         _check_max_logprobs(self.max_logprobs)
         _check_not_negative(
             self, "max_stored_responses max_stored_response_bytes max_background_responses"
@@ -322,6 +330,7 @@ class UpConfig:
     )
     topology_file: str = option("run/topology.json", "where the running topology is described")
     log_dir: str = option("run/logs", "one log file per process")
+    restart: bool = option(True, "start what has ended again, after 1, 2, 4 … 30 s")
     demo: bool = option(False, "send a few requests, print the answers, stop")
 
     def __post_init__(self) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import resource
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -67,16 +68,22 @@ def refuse_open_bind(host: str, *, has_keys: bool, is_allowed: bool) -> None:
         )
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, is_shared: bool = False, listen: bool = True) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises ConfigError with one line if it
     cannot.
+
+    is_shared:  other processes of this user that say so, too, may listen at the same port; the
+                kernel deals connections out among them
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
-        listener.listen(2048)
+        if listen:
+            listener.listen(2048)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -84,6 +91,17 @@ def bind(host: str, port: int) -> socket.socket:
                 f"port {port} on {host} is in use; choose another with --port"
             ) from None
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def bind_file(path: str) -> socket.socket:
+    """A listening Unix socket in place of whatever was there: the directory is the caller's."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen(128)
     listener.setblocking(False)
     return listener
 
@@ -103,11 +121,13 @@ async def serve_app(
     limits: HttpLimits = DEFAULT_LIMITS,
     tls: Tls | None = None,
     on_hangup: Callable[[], None] | None = None,
+    also: Sequence[socket.socket] = (),
 ) -> None:
     """Serve until a signal, then drain and stop. Returns when everything is closed.
 
     `stopped`: serve until it is set instead; signals are the caller's then.
     `on_hangup`: what SIGHUP does, if anything.
+    `also`: more sockets of the same app.
     """
     limits = replace(limits, max_connections=min(limits.max_connections, _room_for_sockets()))
     server = _Server(
@@ -129,7 +149,7 @@ async def serve_app(
     asked = stopped or asyncio.Event()
     with contextlib.nullcontext() if stopped else _signals(asked, server, on_hangup):
         sweeping = asyncio.create_task(_sweep(server))
-        serving = asyncio.create_task(server.serve([listener]))
+        serving = asyncio.create_task(server.serve([listener, *also]))
         waiting = asyncio.create_task(asked.wait())
         await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():

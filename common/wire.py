@@ -5,10 +5,11 @@ else, so a listener needs one `except`. A newer peer may append fields (they are
 change any.
 
 Registry link   instance (DEALER) → proxy (ROUTER)     Register, Deregister
+                another proxy     → proxy              Follow, answered by what instances say
 Request link    proxy (DEALER)    → instance (ROUTER)  Hello, RunPrefill, RunDecode, RunWhole,
-                                                       Abort, WatchPrefixes
+                                                       Abort, WatchPrefixes, SetRole
                 instance          → proxy              Welcome, Load, Accepted, Tokens, Failed,
-                                                       Prefixes
+                                                       Prefixes, RoleSet
 
 The KV side channel between a prefill and a decode instance has its own page:
 kv_transfer/messages.py.
@@ -39,7 +40,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, array_like=True):
-    """What an instance says of itself. `incarnation` is fresh at each start."""
+    """What an instance says of itself. `incarnation` is fresh at each start and with each role."""
 
     instance_id: str
     incarnation: str
@@ -109,6 +110,12 @@ class Deregister(Message, frozen=True):
     incarnation: str
 
 
+class Follow(Message, frozen=True):
+    """Sent by another proxy twice a second: pass on to me what instances say to you."""
+
+    proxy_id: str
+
+
 # --- request link, proxy to instance --------------------------------------------------------------
 
 
@@ -149,6 +156,13 @@ class Abort(Message, frozen=True):
 
 class WatchPrefixes(Message, frozen=True):
     """Say what your prefix cache holds: all of it now, and from then on what changes."""
+
+
+class SetRole(Message, frozen=True):
+    """Drain, then serve another role: answer `RoleSet`, after the `Welcome` that tells of it."""
+
+    role: Role
+    drain_s: float | None = None  # for what runs, before it is moved; None: as for a shutdown
 
 
 # --- request link, instance to proxy --------------------------------------------------------------
@@ -207,9 +221,17 @@ class Prefixes(Message, frozen=True):
     is_reset: bool = False
 
 
-ToRegistry = Register | Deregister
-ToInstance = Hello | RunPrefill | RunDecode | RunWhole | Abort | WatchPrefixes
-ToProxy = Welcome | Load | Accepted | Tokens | Failed | Prefixes
+class RoleSet(Message, frozen=True):
+    """The role now. With a `code` (common/errors.py) it is the old one, and `message` says why."""
+
+    role: Role
+    code: str = ""
+    message: str = ""
+
+
+ToRegistry = Register | Deregister | Follow
+ToInstance = Hello | RunPrefill | RunDecode | RunWhole | Abort | WatchPrefixes | SetRole
+ToProxy = Welcome | Load | Accepted | Tokens | Failed | Prefixes | RoleSet
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -1,32 +1,27 @@
-"""`xpyd serve --role decode` and `--role both`: an instance around a `DecodeWorker`.
+"""The roles `decode` and `both`: a `DecodeWorker`, with a KV consumer and without.
 
-`both` is a decode instance without a KV consumer: every prompt comes whole.
+`both` is a decode instance to which every prompt comes whole.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from common.config import ServeConfig
 from common.instance.link_settings import link_settings
 from common.instance.outbox import Send
 from common.instance.parts import EngineParts
-from common.instance.server import Identity, run_instance
+from common.instance.roles import Identity, RolePlan
 from decode.worker import DecodeWorker
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.identity import KVIdentity
 from kv_transfer.setup import region_of, transfer_config, transport_of
 
 
-def run(config: ServeConfig) -> int:
-    if config.role == "both":
-        return run_instance(replace(config, kv_connector=""), _make_whole_worker)
-    settings = transfer_config(config)  # a wrong connector is refused before anything is loaded
+def plan_decode(config: ServeConfig) -> RolePlan:
+    """Raises ConfigError for a connector that cannot be."""
+    settings = transfer_config(config)
     links = link_settings(config)
 
-    async def make_worker(
-        config: ServeConfig, parts: EngineParts, identity: Identity, send: Send
-    ) -> DecodeWorker:
+    async def make_worker(parts: EngineParts, identity: Identity, send: Send) -> DecodeWorker:
         info = KVIdentity(
             identity.instance_id, identity.incarnation, parts.kv_fingerprint, links.announce_host
         )
@@ -46,10 +41,11 @@ def run(config: ServeConfig) -> int:
         )
         return worker
 
-    return run_instance(replace(config, kv_connector=settings.connector), make_worker)
+    return RolePlan(settings.connector, make_worker)
 
 
-async def _make_whole_worker(
-    config: ServeConfig, parts: EngineParts, identity: Identity, send: Send
-) -> DecodeWorker:
-    return DecodeWorker(parts.driver, None, send, max_num_waiting=config.max_num_waiting)
+def plan_both(config: ServeConfig) -> RolePlan:
+    async def make_worker(parts: EngineParts, identity: Identity, send: Send) -> DecodeWorker:
+        return DecodeWorker(parts.driver, None, send, max_num_waiting=config.max_num_waiting)
+
+    return RolePlan("", make_worker)

@@ -18,7 +18,7 @@ import msgspec
 
 from common.engine.driver import EngineDriver
 from common.engine.engine import Engine, StepResult
-from common.errors import BadRequest, Overloaded, TransferError
+from common.errors import Overloaded, TransferError, Unavailable
 from common.instance.external_router import LoadHere
 from common.instance.outbox import Origin, Send
 from common.instance.requests import Requests
@@ -135,6 +135,7 @@ class DecodeWorker:
         await self.requests.close()
         if self._consumer is not None:
             await self._consumer.close()
+        self._driver.listeners.remove(self._on_step)
 
     async def _whole(self, request: EngineRequest) -> None:
         await self.requests.add(request)
@@ -236,4 +237,5 @@ class DecodeWorker:
 
 
 async def _refuse_prefill() -> None:
-    raise BadRequest("this is a decode instance: it offers no KV")
+    """Sent to the role it had before, or by mistake: another instance can take it."""
+    raise Unavailable("this is a decode instance: it offers no KV")

@@ -10,12 +10,14 @@ engine.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 from common.engine.driver import EngineDriver
 from common.engine.engine import StepResult
-from common.errors import BadRequest
+from common.errors import Unavailable
 from common.instance.external_router import LoadHere
 from common.instance.outbox import Origin, Send
 from common.instance.requests import Requests
@@ -24,6 +26,8 @@ from common.wire import Abort, RunDecode, RunPrefill, RunWhole
 from kv_transfer.counters import transport_counters
 from kv_transfer.producer import KVProducer
 from prefill.stored_prefix import StoredPrefix
+
+SETTLE_S = 5.0  # for a step that is under way when the worker ends
 
 
 class PrefillWorker:
@@ -103,10 +107,14 @@ class PrefillWorker:
         return found | transport_counters(self._producer.transport)
 
     async def close(self) -> None:
+        """The engine may fill blocks until it has heard of the aborts: those come back, too."""
         await self.requests.close()
         if self._stored is not None:
             await self._stored.close()
+        with contextlib.suppress(asyncio.TimeoutError, Unavailable):
+            await asyncio.wait_for(self.requests.driver.call(lambda engine: None), SETTLE_S)
         await self._producer.close()
+        self.requests.driver.listeners.remove(self._on_step)
 
     async def _prefill(self, message: RunPrefill) -> None:
         request = message.request
@@ -145,4 +153,5 @@ class PrefillWorker:
 
 
 async def _refuse_decode() -> None:
-    raise BadRequest("this is a prefill instance: it takes no hand-overs")
+    """Sent to the role it had before, or by mistake: another instance can take it."""
+    raise Unavailable("this is a prefill instance: it takes no hand-overs")

@@ -9,8 +9,6 @@ Changes are POST only and need the administrator's key, as `Authorization: Beare
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,18 +16,21 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from common.api.admin import check_admin_key, read_role
 from common.api.auth import KeyCheck
 from common.api.body import read_object
 from common.api.errors import HttpError
 from common.api.settings import ApiSettings
 from common.config import parse_address
-from common.errors import BadRequest, ConfigError, InvalidApiKey, PermissionDenied
+from common.errors import BadRequest, ConfigError, InvalidApiKey
 from proxy.page import load_page
 from proxy.relay import Fleet
 from proxy.status import describe, describe_instances
 
 ADD, REMOVE, DRAIN = "/instances/add", "/instances/remove", "/instances/drain"
-OWN_GUARD_PATHS = frozenset((ADD, REMOVE, DRAIN, "/"))
+ROLE = "/instances/role"
+OWN_GUARD_PATHS = frozenset((ADD, REMOVE, DRAIN, ROLE, "/"))
+_OFF = "the admin API is off; set ADMIN_API_KEY for the proxy to use it"
 
 
 def add_pages(
@@ -62,10 +63,11 @@ def add_admin(app: FastAPI, fleet: Fleet, settings: ApiSettings, admin_key: str)
         ADD: _add,
         REMOVE: _remove,
         DRAIN: _drain,
+        ROLE: _set_role,
     }
 
     async def act(request: Request) -> Response:
-        _check_key(request, admin_key)
+        check_admin_key(request, (admin_key,), _OFF)
         body = await read_object(request, settings)
         return JSONResponse(await actions[request.url.path](fleet, body))
 
@@ -110,6 +112,17 @@ async def _drain(fleet: Fleet, body: dict[str, Any]) -> dict[str, Any]:
     return {"instance": name, "id": instance_id, "draining": wanted, "requests": left}
 
 
+async def _set_role(fleet: Fleet, body: dict[str, Any]) -> dict[str, Any]:
+    """`{"instance": id or "host:port", "role": "prefill", "drain_s": 30}`: answered when it has
+    drained and serves the new role."""
+    name = _text(body, "instance")
+    role, drain_s = read_role(body)
+    instance_id = _find_or_raise(fleet, name)
+    before = fleet.membership.members[instance_id].info.role
+    await fleet.roles.ask(instance_id, role, drain_s)
+    return {"instance": name, "id": instance_id, "role": role, "was": before}
+
+
 def _find(fleet: Fleet, name: str) -> str | None:
     """An instance by its id, or by the host:port of its HTTP side."""
     if name in fleet.membership.members:
@@ -133,19 +146,3 @@ def _text(body: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= 256:
         raise BadRequest(f"{name}: must be a text of 1 to 256 characters", name)
     return value
-
-
-def _check_key(request: Request, admin_key: str) -> None:
-    """Constant time in the key. Raises PermissionDenied or InvalidApiKey."""
-    if not admin_key:
-        raise PermissionDenied("the admin API is off; set ADMIN_API_KEY for the proxy to use it")
-    given = request.headers.get("x-api-key", "")
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        given = bearer.strip()
-    if not hmac.compare_digest(_digest(given), _digest(admin_key)):
-        raise InvalidApiKey("this needs the administrator's key")
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

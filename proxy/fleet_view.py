@@ -31,6 +31,7 @@ class _Account:
 class Accounts:
     """Which requests of ours are where. Kept by the relay, read by `view_fleet`."""
 
+    computed_tokens: int = 0  # of prompts that have left a prefill queue with their first token
     _accounts: dict[str, _Account] = field(default_factory=dict)
     _assigned: dict[int, tuple[tuple[str, ...], str | None, int, int]] = field(default_factory=dict)
 
@@ -50,6 +51,8 @@ class Accounts:
         if was_queued_at is not None:
             self._account(was_queued_at).queued_tokens -= had_tokens - had_cached
             self._account(was_queued_at).waiting_tokens -= had_tokens
+            if queued_at is None and instances:
+                self.computed_tokens += had_tokens - had_cached
         for instance in instances:
             account = self._account(instance)
             account.num_requests += 1

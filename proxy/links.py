@@ -16,30 +16,30 @@ import aiohttp
 import msgspec
 
 from common.cluster_key import ClusterKey
-from common.rpc import Link, Listener
+from common.rpc import Link
 from common.wire import (
     MAX_MESSAGE_BYTES,
     MAX_REGISTRY_MESSAGE_BYTES,
     Decoder,
     Deregister,
+    Follow,
     Hello,
     InstanceInfo,
     Load,
     Register,
     ToProxy,
-    ToRegistry,
     Welcome,
     WireError,
     info_from_json,
 )
 from proxy.membership import Connect, Disconnect, Effect, Lost, Membership, Poll
+from proxy.registry import Registry, follow
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 HEARTBEAT_S = 0.5
 POLL_TIMEOUT_S = 2.0
-REGISTRY_PAUSE_S = 0.005  # after each burst: a flood costs a bounded share of the event loop
 
 
 class Links:
@@ -57,7 +57,8 @@ class Links:
         key: ClusterKey | None = None,
     ) -> None:
         self.membership = membership
-        self.registry: Listener | None = None
+        self.registry: Registry | None = None
+        self._followed: Link | None = None
         self._hello = Hello(proxy_id)
         self._on_message = on_message
         self._on_lost = on_lost
@@ -68,17 +69,13 @@ class Links:
         self._session: aiohttp.ClientSession | None = None
         self._ticker: asyncio.Task[None] | None = None
 
-    def start(self, registry: str = "") -> None:
-        """`registry`: `tcp://host:port` to bind, "" for none. Raises as `common.rpc.Listener`."""
+    def start(self, registry: str = "", followed: str = "") -> None:
+        """`registry`: `tcp://host:port` to bind, `followed`: of somebody else's; "" for none.
+        Raises as `common.rpc.Listener`."""
         if registry:
-            self.registry = Listener(
-                registry,
-                Decoder(ToRegistry, MAX_REGISTRY_MESSAGE_BYTES),
-                self._on_registry,
-                max_bytes=MAX_REGISTRY_MESSAGE_BYTES,
-                pause_s=REGISTRY_PAUSE_S,
-                key=self._key,
-            )
+            self.registry = Registry(registry, self._on_registry, self._key)
+        if followed:
+            self._followed = follow(followed, self._on_registry, self._key)
         timeout = aiohttp.ClientTimeout(total=POLL_TIMEOUT_S)
         self._session = aiohttp.ClientSession(timeout=timeout)
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
@@ -112,6 +109,8 @@ class Links:
             await asyncio.gather(self._ticker, return_exceptions=True)
         if self.registry is not None:
             await self.registry.close()
+        if self._followed is not None:
+            await self._followed.close()
         links = list(self._links.values())
         self._links.clear()
         await asyncio.gather(*(link.close() for link in links), *self._tasks)
@@ -169,6 +168,8 @@ class Links:
             now = time.monotonic()
             if now >= next_beat:
                 next_beat = now + HEARTBEAT_S
+                if self._followed is not None:
+                    self._followed.send(Follow(self._hello.proxy_id))
                 for link in self._links.values():
                     link.send(self._hello)
             try:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_INSTANCES = 256
 MAX_TEXT = 1024  # characters of any text in an InstanceInfo
+NEW_ROLE = "it has taken another role"  # the one reason of `Lost` that is no failure
 
 
 class State(str, Enum):
@@ -193,7 +194,8 @@ class Membership:
             return self._die(member, problem)
         effects: list[Effect] = []
         if info.incarnation != member.info.incarnation:
-            effects.append(Lost(instance_id, "it was restarted"))
+            is_new_role = info.role != member.info.role
+            effects.append(Lost(instance_id, NEW_ROLE if is_new_role else "it was restarted"))
             member.load, member.is_leaving = None, False
         elif member.is_connected:  # greeted twice: it had given us up, and our requests with us
             effects.append(Lost(instance_id, "it had lost contact with this proxy"))

@@ -122,6 +122,9 @@ def _choose(
         return NoInstance("no instance is ready")
     partners = [p for p in prefills if any(can_pair(p, d) for d in decodes)]
     if not partners:
+        whole = [d for d in decodes if d.role == "both"]
+        if whole:
+            return Whole(decode_policy(whole, replace(facts, prefer_whole=True)).instance_id)
         return NoInstance(mismatch(prefills[0], decodes[0]))
     prefill = prefill_policy(partners, facts)
     decode = decode_policy([d for d in decodes if can_pair(prefill, d)], facts)

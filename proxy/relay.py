@@ -21,14 +21,14 @@ from common.cluster_key import ClusterKey
 from common.engine_client import ModelCard
 from common.errors import BadRequest, Overloaded, Unavailable, XpydError, from_wire
 from common.request import EngineRequest, TokenEvent
-from common.wire import Abort, Accepted, Failed, Prefixes, Tokens, WatchPrefixes
+from common.wire import Abort, Accepted, Failed, Prefixes, RoleSet, Tokens, WatchPrefixes
 from proxy.choreography import Action, AskRoute, Choreography, End, Limits, Phase, Send
 from proxy.disaggregation import Disaggregation
 from proxy.estimates import Estimates
 from proxy.fleet_view import Accounts, view_fleet
 from proxy.flight import Counts, Flight
 from proxy.links import Links
-from proxy.membership import Membership
+from proxy.membership import NEW_ROLE, Membership
 from proxy.policies import POLICIES, reads_prefixes
 from proxy.policy import (
     NoInstance,
@@ -40,6 +40,7 @@ from proxy.policy import (
     choose_pair,
 )
 from proxy.prefix_follower import PrefixFollower, PromptPrefix
+from proxy.role_switch import RoleSwitches
 from proxy.room import backlog, has_room
 from proxy.sightings import Failures, Pairs, Trip
 
@@ -71,6 +72,7 @@ class Fleet:
         self.failures = Failures()
         self.is_draining = False
         self.can_read: Callable[[], bool] = lambda: True  # is the front end ready, too?
+        self.advice: Callable[[], dict[str, Any] | None] = lambda: None  # of a controller
         self.idle = asyncio.Event()  # set while no request is in flight
         self.idle.set()
         self.links = Links(
@@ -81,6 +83,7 @@ class Fleet:
             on_tick=self._on_tick,
             key=key,
         )
+        self.roles = RoleSwitches(self.links.send)
         self._limits = limits
         self.admission = Admission(self, admission)
         self._prefill_policy: Policy = POLICIES[prefill_policy][0]
@@ -101,8 +104,8 @@ class Fleet:
         self._created = int(time.time())
         self.began = time.monotonic()
 
-    def start(self, registry: str = "") -> None:
-        self.links.start(registry)
+    def start(self, registry: str = "", followed: str = "") -> None:
+        self.links.start(registry, followed)
 
     async def close(self) -> None:
         """Abort what still runs, then let the links go."""
@@ -165,6 +168,10 @@ class Fleet:
     # --- what the server shows ---------------------------------------------------------------
 
     @property
+    def accounts(self) -> Accounts:
+        return self._accounts
+
+    @property
     def num_in_flight(self) -> int:
         return self._num_in_flight
 
@@ -193,6 +200,8 @@ class Fleet:
         elif isinstance(message, Prefixes):
             if self.prefixes is not None:
                 self.prefixes.came(instance_id, message, now)
+        elif isinstance(message, RoleSet):
+            self.roles.answered(instance_id, message)
         elif flight := self._flights.get(message.request_id):
             machine, attempt = flight.machine, message.attempt
             if isinstance(message, Accepted):
@@ -245,8 +254,10 @@ class Fleet:
 
     def _on_lost(self, instance_id: str, reason: str) -> None:
         now = time.monotonic()
-        self.counts.lost_instances += 1
-        self._note("instance lost", reason, None, instance_id)
+        if reason != NEW_ROLE:
+            self.counts.lost_instances += 1
+            self._note("instance lost", reason, None, instance_id)
+            self.roles.lost(instance_id)
         if self.prefixes is not None:
             self.prefixes.lost(instance_id)
         for flight in [f for f in self._flights.values() if instance_id in f.assigned]:

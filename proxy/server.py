@@ -9,13 +9,16 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 import uvloop
 import zmq
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from common.addresses import tcp_endpoint
 from common.admission.admission import AdmissionLimits
@@ -24,19 +27,24 @@ from common.api.observe import RequestMetrics
 from common.api.settings import ApiSettings
 from common.cluster_key import ClusterKey
 from common.errors import ConfigError
-from common.http_server import Tls, bind, refuse_open_bind, serve_app, url_of
+from common.http_server import Tls, bind, bind_file, refuse_open_bind, serve_app, url_of
 from common.metrics import Metrics
 from common.rpc import check_bind
 from proxy.admin import OWN_GUARD_PATHS, add_admin, add_pages
+from proxy.advice import Targets
 from proxy.choreography import Limits
+from proxy.controller import Controller, Mode
 from proxy.disaggregation import Disaggregation
 from proxy.membership import Membership, Timing
 from proxy.policies import POLICIES
 from proxy.relay import Fleet
+from proxy.siblings import Place, Siblings
 from proxy.status import register_metrics
 from proxy.texts import Texts
 
 log = logging.getLogger(__name__)
+
+WARM_UP_S = 5.0  # that a worker waits for instances before it listens
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,8 @@ class ProxySettings:
     port: int = 8000
     registry_host: str = "127.0.0.1"
     registry_port: int | None = 30001  # 0: any free one; None: no registry
+    followed_registry: str = ""  # tcp://host:port of somebody else's, that passes on to us
+    place: Place | None = None  # among the workers of this port
     prefill: tuple[str, ...] = ()  # host:port of the HTTP side of instances
     decode: tuple[str, ...] = ()
     prefill_policy: str = "least_loaded"
@@ -55,6 +65,7 @@ class ProxySettings:
     api: ApiSettings = ApiSettings()
     admin_key: str = ""  # none: the admin API is off
     cluster_key: ClusterKey | None = None  # that instances must hold, too
+    controller: Mode = "off"
     tls: Tls | None = None
     allow_open_http: bool = False
     metrics_prefix: str = "xpyd"
@@ -80,12 +91,13 @@ def run(settings: ProxySettings) -> int:
 async def serve(settings: ProxySettings) -> int:
     """0 after a clean stop; 1, and one line on stderr, if it cannot start."""
     try:
-        listener = bind(settings.host, settings.port)
+        is_shared = settings.place is not None
+        listener = bind(settings.host, settings.port, is_shared=is_shared, listen=not is_shared)
     except ConfigError as error:
         return _cannot_start(error.message)
     fleet = build_fleet(settings)
     try:
-        fleet.start(_registry_endpoint(settings))
+        fleet.start(_registry_endpoint(settings), settings.followed_registry)
     except zmq.ZMQError as error:
         listener.close()
         await fleet.close()
@@ -102,6 +114,7 @@ async def serve(settings: ProxySettings) -> int:
             drain=lambda: drain(fleet, settings.drain_s),
             tls=settings.tls,
             on_hangup=settings.api.reload_keys,
+            also=_own_socket(settings.place),
         )
     finally:
         await fleet.close()
@@ -127,22 +140,51 @@ def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
     """The HTTP side of a fleet that the caller starts and closes."""
     texts = Texts(fleet, settings.tokenizer)
     fleet.can_read = texts.is_loaded
+    work = [texts.keep_loaded]
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(texts.keep_loaded())
+        tasks = [asyncio.create_task(each()) for each in work]
+        if settings.place is not None:
+            await _warm_up(fleet)
         yield
-        loading.cancel()
-        await asyncio.gather(loading, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     api = replace(settings.api, own_guard_paths=OWN_GUARD_PATHS)
     metrics = Metrics(settings.metrics_prefix)
     observed = RequestMetrics(metrics)
+    if settings.controller != "off" and (settings.place is None or settings.place.number == 0):
+        controller = _controller(settings, fleet, observed)
+        fleet.advice = controller.describe
+        work.append(controller.run)
     app = create_app(fleet, texts, metrics, api, lifespan, fleet.admission, observed)
     register_metrics(metrics, fleet)
     add_pages(app, fleet, settings.api, observed.recent)
     add_admin(app, fleet, api, settings.admin_key)
+    if settings.place is not None:  # innermost: behind the gate
+        app.user_middleware.append(Middleware(Siblings, place=settings.place))
     return app
+
+
+def _controller(settings: ProxySettings, fleet: Fleet, observed: RequestMetrics) -> Controller:
+    def latencies() -> tuple[float | None, float | None]:
+        recent = observed.recent()
+        return recent["ttft"]["p90"], recent["itl"]["p90"]
+
+    targets = Targets(ttft_s=settings.admission.slo_ttft_s)
+    return Controller(fleet, settings.controller, targets, latencies)
+
+
+async def _warm_up(fleet: Fleet) -> None:
+    """A worker takes its share of the connections from the moment it listens: it should be able to
+    answer them, if anybody is there to do the work."""
+    deadline = time.monotonic() + WARM_UP_S
+    while not fleet.is_ready():
+        if time.monotonic() >= deadline:
+            return
+        await asyncio.sleep(0.05)
 
 
 async def drain(fleet: Fleet, drain_s: float) -> None:
@@ -159,6 +201,11 @@ def _registry_endpoint(settings: ProxySettings) -> str:
     if settings.registry_port is None:
         return ""
     return tcp_endpoint(settings.registry_host, settings.registry_port)
+
+
+def _own_socket(place: Place | None) -> list[socket.socket]:
+    """Where the other workers reach this one."""
+    return [] if place is None else [bind_file(str(place.socket_of(place.number)))]
 
 
 def _cannot_start(reason: str) -> int:

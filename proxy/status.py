@@ -54,6 +54,7 @@ def describe_fleet(fleet: Fleet) -> dict[str, Any]:
         "counts": asdict(fleet.counts),
         "instances": describe_instances(fleet),
         "prefixes": _describe_prefixes(fleet),
+        "controller": fleet.advice(),
         "watched": [
             {"address": t.address, "source": t.source, "complaint": t.complaint}
             for t in membership.targets.values()

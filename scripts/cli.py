@@ -30,6 +30,18 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="What follows -- goes to every instance, e.g. -- --max-model-len 4096",
     )
     add_options(up, UpConfig)
+    roll = commands.add_parser(
+        "rolling-restart",
+        help="restart the instances of a running `xpyd up` without a failed request",
+    )
+    roll.add_argument("--topology-file", default="run/topology.json", metavar="FILE")
+    roll.add_argument(
+        "--timeout-seconds",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="for one instance to drain and come back (default 600)",
+    )
     bench = commands.add_parser("bench", help="measure a server", add_help=False)
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
     chaos = commands.add_parser(
@@ -92,10 +104,8 @@ def _split_at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:
 
 def _serve(args: argparse.Namespace, _: list[str]) -> int:
     config = from_args(ServeConfig, args, os.environ)
-    if config.role == "prefill":
-        from prefill.server import run
-    else:
-        from decode.server import run
+    from scripts.serve_command import run
+
     return run(config)
 
 
@@ -111,6 +121,12 @@ def _up(args: argparse.Namespace, instance_arguments: list[str]) -> int:
     from scripts.up import run
 
     return run(config, instance_arguments)
+
+
+def _rolling_restart(args: argparse.Namespace, _: list[str]) -> int:
+    from scripts.rolling_restart import run
+
+    return run(args.topology_file, args.timeout_seconds)
 
 
 def _bench(args: argparse.Namespace, _: list[str]) -> int:
@@ -141,6 +157,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, list[str]], int]] = {
     "serve": _serve,
     "proxy": _proxy,
     "up": _up,
+    "rolling-restart": _rolling_restart,
     "bench": _bench,
     "chaos": _chaos,
     "chat": _chat,

@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from scripts.topology import ProcessPlan
 
@@ -24,6 +25,7 @@ PR_SET_PDEATHSIG = 1
 class Child:
     plan: ProcessPlan
     process: subprocess.Popen[bytes]
+    started_at: float = field(default_factory=time.monotonic)
 
     @property
     def pid(self) -> int:
@@ -43,23 +45,33 @@ class Child:
         return f"{self.plan.name} (pid {self.pid}) {how}" + (f": {reason}" if reason else "")
 
 
-def start(plan: ProcessPlan) -> Child:
-    """In a session of its own, so that a terminal's Ctrl-C reaches only the launcher."""
+def start(plan: ProcessPlan, *, keep_log: bool = False) -> Child:
+    """In a session of its own, so that a terminal's Ctrl-C reaches only the launcher.
+
+    keep_log:  write on behind what an earlier process left, instead of anew
+    """
     plan.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(plan.log, "ab" if keep_log else "wb") as log:
+        return Child(plan, spawn(plan.argv, plan.env, log))
+
+
+def spawn(
+    argv: list[str], environment: dict[str, str], log: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """One program of ours with more in its environment; without `log` it writes where we do. It
+    ends with us."""
     root = str(Path(__file__).parent.parent)
-    env = os.environ | {"PYTHONUNBUFFERED": "1"} | plan.env
+    env = os.environ | {"PYTHONUNBUFFERED": "1"} | environment
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [root, env.get("PYTHONPATH")]))
-    with open(plan.log, "wb") as log:
-        process = subprocess.Popen(
-            plan.argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
-    return Child(plan, process)
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=None if log is None else subprocess.STDOUT,
+        env=env,
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+    )
 
 
 async def stop(children: list[Child], deadline_s: float = STOP_AFTER_S) -> None:

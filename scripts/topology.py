@@ -42,6 +42,7 @@ class TopologyPlan:
     instances: list[ProcessPlan]
     registry: str  # tcp://host:port
     storage_dir: str | None = None
+    restart: bool = True  # does the launcher start again what has ended?
     processes: list[ProcessPlan] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +108,13 @@ def plan_topology(
         _log(config, "proxy"),
     )
     return TopologyPlan(
-        served, model, proxy, instances, f"tcp://127.0.0.1:{registry_port}", storage
+        served,
+        model,
+        proxy,
+        instances,
+        f"tcp://127.0.0.1:{registry_port}",
+        storage,
+        config.restart,
     )
 
 
@@ -133,6 +140,7 @@ def describe(plan: TopologyPlan, pids: dict[str, int], side_channels: list[str])
         "registry": {"endpoint": plan.registry},
         "side_channels": side_channels,
         "storage": {"dir": plan.storage_dir},
+        "restart": plan.restart,
     }
 
 

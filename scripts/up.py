@@ -1,9 +1,7 @@
 """`xpyd up`: start a topology, wait until it is healthy, serve until Ctrl-C, stop everything it
 started.
 
-An instance that dies while others of its role still serve is reported and missed; a role with
-nobody left for `ROLE_GRACE_S` (a supervisor may bring one back at the same address) ends the
-topology.
+What dies while it starts ends the topology; what dies later is started again (`keeper.py`).
 """
 
 from __future__ import annotations
@@ -26,15 +24,11 @@ from common.config import UpConfig
 from common.errors import ConfigError
 from common.http_server import refuse_open_bind, tls_of
 from scripts import demo
+from scripts.keeper import ChildDied, Keeper
 from scripts.supervise import Child, start, stop
 from scripts.topology import TopologyPlan, describe, plan_topology, write_topology
 
-ROLE_GRACE_S = 10.0
 POLL_S = 0.1
-
-
-class ChildDied(Exception):
-    """Somebody ended who should not have; the message is the one line for the user."""
 
 
 def run(config: UpConfig, instance_arguments: list[str]) -> int:
@@ -69,7 +63,7 @@ class _Launcher:
         self._file = Path(config.topology_file)
         self._keys = _all_keys(config)
         self._stop = asyncio.Event()
-        self._reported: set[str] = set()
+        self._side_channels: dict[int, str] = {}  # by pid
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -127,7 +121,7 @@ class _Launcher:
             return await demo.run(self._plan.proxy.url, self._plan.model, key)
         print(_greeting(self._plan, bool(self._keys)), flush=True)
         async with aiohttp.ClientSession() as session:
-            watching = asyncio.create_task(self._watch(session))
+            watching = asyncio.create_task(self._keeper(session).run())
             stopping = asyncio.create_task(self._stop.wait())
             await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
             for task in (watching, stopping):
@@ -136,34 +130,13 @@ class _Launcher:
                 await watching
         return 0
 
-    async def _watch(self, session: aiohttp.ClientSession) -> None:
-        """Returns never; raises ChildDied when a role has nobody left."""
-        empty_since: dict[str, float] = {}
-        while True:
-            for role in ("proxy", "prefill", "decode"):
-                members = [child for child in self._children if child.plan.role == role]
-                if not members:
-                    continue
-                deaths = [line for child in members if (line := self._report_death(child))]
-                if len([child for child in members if child.death()]) < len(members):
-                    empty_since.pop(role, None)
-                    continue
-                urls = [child.plan.url for child in members]
-                if any([await _is_alive(session, url) for url in urls]):
-                    empty_since.pop(role, None)  # somebody else brought one back
-                    continue
-                since = empty_since.setdefault(role, time.monotonic())
-                if time.monotonic() - since > ROLE_GRACE_S:
-                    last = deaths[-1] if deaths else members[-1].death()
-                    raise ChildDied(f"no {role} is left, stopping: {last}")
-            await asyncio.sleep(0.5)
-
-    def _report_death(self, child: Child) -> str | None:
-        line = child.death()
-        if line and child.plan.name not in self._reported:
-            self._reported.add(child.plan.name)
-            print(f"xpyd up: {line}", file=sys.stderr, flush=True)
-        return line
+    def _keeper(self, session: aiohttp.ClientSession) -> Keeper:
+        return Keeper(
+            self._children,
+            restart=self._config.restart,
+            status=lambda url: _status(session, url),
+            on_change=lambda: self._write_topology(session),
+        )
 
     def _refuse_dead(self) -> None:
         for child in self._children:
@@ -171,13 +144,15 @@ class _Launcher:
                 raise ChildDied(line)
 
     async def _write_topology(self, session: aiohttp.ClientSession) -> None:
-        side_channels = []
+        """As it is now: of an instance that is only starting, the side channel is not known yet."""
         for child in self._children:
-            if child.plan.role == "prefill":
-                info = await _get_json(session, f"{child.plan.url}/instance", self._keys)
-                side_channels.append(info["side_channel"])
+            if child.plan.role == "prefill" and child.pid not in self._side_channels:
+                with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
+                    info = await _get_json(session, f"{child.plan.url}/instance", self._keys)
+                    self._side_channels[child.pid] = info["side_channel"]
         pids = {child.plan.name: child.pid for child in self._children}
-        write_topology(self._file, describe(self._plan, pids, side_channels))
+        known = [self._side_channels[pid] for pid in pids.values() if pid in self._side_channels]
+        write_topology(self._file, describe(self._plan, pids, known))
 
     async def _shut_down(self) -> None:
         if any(child.process.poll() is None for child in self._children):
@@ -221,10 +196,6 @@ ready: {plan.proxy.url}/v1   (model {plan.model}; Ctrl-C stops everything)
 
 async def _is_healthy(session: aiohttp.ClientSession, url: str) -> bool:
     return await _status(session, url) == 200
-
-
-async def _is_alive(session: aiohttp.ClientSession, url: str) -> bool:
-    return await _status(session, url) is not None
 
 
 async def _status(session: aiohttp.ClientSession, url: str) -> int | None:

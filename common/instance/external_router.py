@@ -97,6 +97,14 @@ class ExternalRouter:
                     if news.finish_reason is not None:
                         return
 
+    def role_changed(self, worker: Handles) -> None:
+        """What the old role still ran is over: nobody carries it elsewhere, as a proxy would."""
+        self.worker = worker
+        for request_id, queue in self._queues.items():
+            queue.put_nowait(
+                Failed(request_id, 1, "unavailable", "this instance has taken another role")
+            )
+
     # --- inside ------------------------------------------------------------------------------
 
     @contextmanager

@@ -24,8 +24,8 @@ def link_settings(config: ServeConfig) -> LinkSettings:
     """Raises ConfigError for a bad key, or for an open address without one."""
     key = cluster_key.load(config.cluster_key_file, config.cluster_key)
     check_bind(config.internal_host, key)
-    registry = parse_address("--registry", config.registry)[0] if config.registry else _FAR_AWAY
-    towards = _FAR_AWAY if is_loopback(registry) else registry
+    registries = [parse_address("--registry", address)[0] for address in config.registry]
+    towards = next((host for host in registries if not is_loopback(host)), _FAR_AWAY)
     return LinkSettings(
         bind=tcp_endpoint(config.internal_host, 0),
         announce_host=announced_host(config.internal_host, config.advertise_host, towards),

@@ -39,7 +39,7 @@ class PrefixReports:
     ) -> None:
         self._driver = driver
         self._send = send
-        self._incarnation = incarnation
+        self.incarnation = incarnation  # changes with the role
         self._always = always
         self._beat_s = beat_s
         self._min_report_s = min_report_s
@@ -130,4 +130,4 @@ class PrefixReports:
         """A message that cannot be sent leaves a gap in the numbers, and the proxy asks again."""
         seq = self._next_seq[peer]
         self._next_seq[peer] = seq + 1
-        self._send(peer, Prefixes(self._incarnation, seq, added, removed, is_reset))
+        self._send(peer, Prefixes(self.incarnation, seq, added, removed, is_reset))

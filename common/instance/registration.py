@@ -38,6 +38,11 @@ class Registration:
             self._link.send(Register(self._info))
             await asyncio.sleep(INTERVAL_S)
 
+    def announce(self, info: InstanceInfo) -> None:
+        """The instance is another from now on: it has a new role."""
+        self._info = info
+        self._link.send(Register(info))
+
     async def close(self) -> None:
         """Leave: say so, once."""
         self._task.cancel()

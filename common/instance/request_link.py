@@ -59,6 +59,13 @@ class RequestLinks:
         self._info = info
         self._beat = asyncio.create_task(self._heartbeat())
 
+    def announce(self, info: InstanceInfo) -> None:
+        """The instance is another from now on: greet every proxy again."""
+        self._info = info
+        for peer in list(self._last_heard):
+            self.send(peer, Welcome(info))
+            self._send_load(peer)
+
     def send(self, peer: bytes, message: msgspec.Struct) -> bool:
         return self._listener.send(peer, message)
 

@@ -1,6 +1,6 @@
 """One running instance: HTTP side, request links, registration, drain. What all roles share.
 
-The role is in the `Worker`; this page is the life of the process around it:
+The role is in the `Worker` (`roles.py`); this page is the life of the process around it:
 
     bind the port ─▶ load the engine ─▶ links and worker ─▶ register ─▶ serve ─▶ drain ─▶ close
 """
@@ -11,10 +11,9 @@ import asyncio
 import logging
 import socket
 import time
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import uvloop
 from fastapi import FastAPI
@@ -27,7 +26,7 @@ from common.api.settings import ApiSettings, admission_limits, api_settings
 from common.config import ServeConfig
 from common.engine.local import LocalEngine
 from common.engine_client import ModelCard
-from common.errors import Unavailable
+from common.errors import Unavailable, XpydError
 from common.http_server import Tls, bind, refuse_open_bind, serve_app, tls_of, url_of
 from common.instance.external_router import ExternalRouter, check_key
 from common.instance.kv_events import KVEventPublisher
@@ -38,57 +37,33 @@ from common.instance.parts import EngineParts, build_engine, pin_to_cores
 from common.instance.prefix_report import PrefixReports
 from common.instance.registration import Registration
 from common.instance.request_link import RequestLinks
+from common.instance.role_door import ROLE, add_role_door
+from common.instance.role_metrics import RoleMetrics
+from common.instance.roles import PlanRole, Roles
 from common.instance.room import EngineRoom
 from common.metrics import Metrics
 from common.request import EngineRequest, TokenEvent
 from common.text import TextModel
 from common.version import VERSION
-from common.wire import InstanceInfo, Load, WatchPrefixes, info_to_json
+from common.wire import InstanceInfo, Load, Role, RoleSet, SetRole, WatchPrefixes, info_to_json
 
 log = logging.getLogger(__name__)
 
 STUCK_AFTER_S = 30.0  # no step finished for so long, with work to do: no more heartbeats
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """`instance_id` survives a restart at the same address, `incarnation` does not."""
+def run_instance(config: ServeConfig, plans: Mapping[Role, PlanRole]) -> int:
+    """Blocks until a signal ends it; the exit status. Raises ConfigError before anything serves.
 
-    instance_id: str
-    incarnation: str
-
-
-class Worker(Protocol):
-    """What a role does with the proxies' messages."""
-
-    side_channel: str  # tcp://…, "" if the role has none
-
-    def handle(self, peer: bytes, message: Any) -> None: ...
-    def peer_lost(self, peer: bytes) -> None: ...
-    def num_open(self) -> int:
-        """Requests and leases that a drain waits for."""
-        ...
-
-    def num_waiting(self) -> int:
-        """Requests that wait outside the engine."""
-        ...
-
-    def ledger(self) -> dict[str, Any]: ...
-    def gauges(self) -> dict[str, Callable[[], float]]: ...
-    def counters(self) -> dict[str, Callable[[], float]]: ...
-    async def close(self) -> None: ...
-
-
-MakeWorker = Callable[[ServeConfig, EngineParts, Identity, Send], Awaitable[Worker]]
-
-
-def run_instance(config: ServeConfig, make_worker: MakeWorker) -> int:
-    """Blocks until a signal ends it; the exit status. Raises ConfigError before anything serves."""
+    plans:  the roles that this program can play
+    """
     links = link_settings(config)
+    plans[config.role](config)  # a wrong connector is refused before anything is loaded
     settings = replace(
         api_settings(config),
         peer_token=links.key.http_token if links.key else "",
         peer_paths=frozenset({"/instance"} if links.key else ()),
+        own_guard_paths=frozenset({ROLE}),
     )
     refuse_open_bind(
         config.host, has_keys=bool(settings.key_ring), is_allowed=config.allow_open_http
@@ -100,7 +75,7 @@ def run_instance(config: ServeConfig, make_worker: MakeWorker) -> int:
     pin_to_cores(config)
     listener = bind(config.host, config.port)  # first: a port in use should not cost a model load
     parts = build_engine(config)
-    uvloop.run(_Instance(config, settings, links, tls, listener, parts).run(make_worker))
+    uvloop.run(_Instance(config, settings, links, tls, listener, parts).run(plans))
     return 0
 
 
@@ -123,10 +98,12 @@ class _Instance:
         host = links.announce_host
         self._url = url_of(listener, tls, host if is_wildcard(config.host) else "")
         address = f"{bracketed(host)}:{listener.getsockname()[1]}"  # one of its kind in the fleet
-        self._identity = Identity(f"{config.role}@{address}", uuid.uuid4().hex)
+        self._instance_id = address
         self._draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._registrations: list[Registration] = []
 
-    async def run(self, make_worker: MakeWorker) -> None:
+    async def run(self, plans: Mapping[Role, PlanRole]) -> None:
         parts, config = self._parts, self._config
         self._kv_events = self._publisher()
         parts.driver.start(asyncio.get_running_loop())
@@ -146,25 +123,30 @@ class _Instance:
         if config.allow_external_router:
             self._external = ExternalRouter(send, self._link_settings.key, self._is_alive)
             send = self._external.send
-        self._worker: Worker = await make_worker(config, parts, self._identity, send)
+        self._roles = Roles(
+            plans,
+            config,
+            self._instance_id,
+            on_drain=self._links.announce_load,
+            on_change=self._role_changed,
+        )
+        await self._roles.start(parts, send)
         if self._external is not None:
-            self._external.worker = self._worker
+            self._external.worker = self._roles.worker
         self._prefixes = PrefixReports(
             parts.driver,
             self._links.send,
-            self._identity.incarnation,
+            self._roles.identity.incarnation,
             always=self._kv_events is not None,
         )
         if self._kv_events is not None:
             self._kv_events.start(parts.driver)
-        info = self._info()
-        app = self._app(info)
-        self._links.start(info)
-        registration = (
-            Registration(config.registry, info, self._link_settings.key)
-            if config.registry
-            else None
-        )
+        app = self._app()
+        self._links.start(self._info())
+        self._registrations = [
+            Registration(registry, self._info(), self._link_settings.key)
+            for registry in config.registry
+        ]
         log.info("%s instance at %s", config.role, self._url)
         try:
             await serve_app(
@@ -175,10 +157,9 @@ class _Instance:
                 on_hangup=self._settings.reload_keys,
             )
         finally:
-            if registration is not None:
-                await registration.close()
+            await asyncio.gather(*(each.close() for each in self._registrations))
             await self._prefixes.close()
-            await self._worker.close()
+            await self._roles.close()
             await self._links.close()
             if self._kv_events is not None:
                 await self._kv_events.close()
@@ -195,34 +176,63 @@ class _Instance:
     def _on_message(self, peer: bytes, message: Any) -> None:
         if isinstance(message, WatchPrefixes):
             self._prefixes.watch(peer)
+        elif isinstance(message, SetRole):
+            task = asyncio.create_task(self._set_role(peer, message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         else:
-            self._worker.handle(peer, message)
+            self._roles.worker.handle(peer, message)
 
     def _on_peer_lost(self, peer: bytes) -> None:
         self._prefixes.forget(peer)
-        self._worker.peer_lost(peer)
+        self._roles.worker.peer_lost(peer)
+
+    async def _set_role(self, peer: bytes, message: SetRole) -> None:
+        """A proxy's wish, and its answer."""
+        try:
+            await self._change_role(message.role, message.drain_s)
+        except XpydError as error:
+            self._links.send(peer, RoleSet(self._roles.role, error.code, error.message))
+        else:
+            self._links.send(peer, RoleSet(self._roles.role))
+
+    async def _change_role(self, role: Role, drain_s: float | None) -> None:
+        if self._draining:
+            raise Unavailable("this instance is shutting down")
+        await self._roles.switch(role, self._config.drain_timeout_s if drain_s is None else drain_s)
+
+    def _role_changed(self) -> None:
+        """Tell everybody, proxies first: what they sent to the old role, they send elsewhere."""
+        info = self._info()
+        self._prefixes.incarnation = info.incarnation
+        self._links.announce(info)
+        for registration in self._registrations:
+            registration.announce(info)
+        if self._external is not None:
+            self._external.role_changed(self._roles.worker)
+        self._role_metrics.refresh()
 
     def _info(self) -> InstanceInfo:
         parts, config = self._parts, self._config
         return InstanceInfo(
-            instance_id=self._identity.instance_id,
-            incarnation=self._identity.incarnation,
-            role=config.role,
+            instance_id=self._roles.identity.instance_id,
+            incarnation=self._roles.identity.incarnation,
+            role=self._roles.role,
             url=self._url,
             endpoint=self._links.endpoint,
-            side_channel=self._worker.side_channel,
+            side_channel=self._roles.worker.side_channel,
             model=parts.card.name,
             model_path=str(parts.path.absolute()),
             max_model_len=parts.card.max_model_len,
             kv_fingerprint=parts.kv_fingerprint,
-            kv_connector=config.kv_connector,
+            kv_connector=self._roles.kv_connector,
             num_blocks=parts.cache.num_blocks,
             block_size=config.block_size,
             version=VERSION,
             max_num_seqs=config.max_num_seqs,
         )
 
-    def _app(self, info: InstanceInfo) -> FastAPI:
+    def _app(self) -> FastAPI:
         config, parts = self._config, self._parts
         metrics = Metrics(f"{config.metrics_prefix}:", parts.card.name)
         self._register_metrics(metrics)
@@ -238,7 +248,7 @@ class _Instance:
 
         @app.get("/instance", include_in_schema=False)
         async def instance() -> Response:
-            return Response(info_to_json(info), media_type="application/json")
+            return Response(info_to_json(self._info()), media_type="application/json")
 
         @app.get("/kv_event_sources", include_in_schema=False)
         async def kv_event_sources() -> JSONResponse:
@@ -247,8 +257,15 @@ class _Instance:
         @app.get("/debug/kv", include_in_schema=False)
         async def ledger() -> JSONResponse:
             blocks = await parts.driver.call(lambda engine: engine.ledger())
-            return JSONResponse({"blocks": blocks, **self._worker.ledger()})
+            return JSONResponse({"blocks": blocks, **self._roles.worker.ledger()})
 
+        add_role_door(
+            app,
+            self._settings,
+            keys=(config.admin_key,),
+            change=self._change_role,
+            describe=lambda: info_to_json(self._info()),
+        )
         return app
 
     def _register_metrics(self, metrics: Metrics) -> None:
@@ -259,7 +276,7 @@ class _Instance:
         metrics.gauge(
             "num_requests_waiting",
             "Sequences that wait for a step or for blocks.",
-            lambda: engine.load().num_waiting + self._worker.num_waiting(),
+            lambda: engine.load().num_waiting + self._roles.worker.num_waiting(),
         )
         metrics.gauge(
             "kv_cache_usage_perc",
@@ -278,10 +295,7 @@ class _Instance:
             lambda: self._links.denied,
         )
         self._parts.transfers.register(metrics)
-        for name, read in self._worker.gauges().items():
-            metrics.gauge(name, f"{_words(name)}, now.", read)
-        for name, read in self._worker.counters().items():
-            metrics.counter_from(name, f"{_words(name)}, since the start.", read)
+        self._role_metrics = RoleMetrics(metrics, self._roles)
 
     def _is_alive(self) -> bool:
         """Progress, not presence: the engine's thread stepped lately or has nothing to do."""
@@ -293,13 +307,13 @@ class _Instance:
             return None
         load = self._parts.engine.load()
         return Load(
-            incarnation=self._identity.incarnation,
+            incarnation=self._roles.identity.incarnation,
             num_running=load.num_running,
-            num_waiting=load.num_waiting + self._worker.num_waiting(),
+            num_waiting=load.num_waiting + self._roles.worker.num_waiting(),
             num_waiting_tokens=load.num_waiting_tokens,
             free_blocks=load.free_blocks,
             total_blocks=load.total_blocks,
-            is_draining=self._draining,
+            is_draining=self._draining or self._roles.is_draining,
         )
 
     async def _drain(self) -> None:
@@ -310,10 +324,10 @@ class _Instance:
         self._links.announce_load()
         deadline = time.monotonic() + self._config.drain_timeout_s
         while time.monotonic() < deadline:
-            if not self._worker.num_open() and not self._client.num_running:
+            if not self._roles.worker.num_open() and not self._client.num_running:
                 return
             await asyncio.sleep(0.05)
-        log.warning("drain timed out with %d requests left", self._worker.num_open())
+        log.warning("drain timed out with %d requests left", self._roles.worker.num_open())
 
 
 class DrainingClient:
@@ -342,7 +356,3 @@ class DrainingClient:
         finally:
             self.num_running -= 1
             await events.aclose()
-
-
-def _words(name: str) -> str:
-    return name.replace("kv_", "KV ").replace("_", " ").capitalize()

@@ -141,7 +141,7 @@ def test_a_port_in_use_is_named(up):
 
 
 def test_a_role_that_died_ends_the_topology(up, tmp_path):
-    process = up("--port", str(free_port()))
+    process = up("--port", str(free_port()), "--no-restart")
     until_ready(process)
     topology = json.loads((tmp_path / "run" / "topology.json").read_text())
     victim = topology["decode"][0]["pid"]

@@ -132,7 +132,9 @@ def _read(raw: Any, where: str, find: Callable[[str], Item | None]) -> Item:
     if kind == "item_reference":
         found = find(str(fields.get("id")))
         if found is None:
-            raise BadRequest(f"{where}.id: there is no stored item of this id", f"{where}.id")
+            error = BadRequest(f"{where}.id: there is no stored item of this id", f"{where}.id")
+            error.code = "item_not_found"
+            raise error
         return found
     if not isinstance(kind, str) or kind not in _PREFIXES:
         raise BadRequest(
