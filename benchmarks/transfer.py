@@ -26,6 +26,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -144,6 +145,9 @@ async def serve(names: list[str], num_blocks: int, directory: str) -> None:
     polling = asyncio.ensure_future(serving.poll(is_done))
     while line := await asyncio.to_thread(sys.stdin.readline):
         command = json.loads(line)
+        if command["connector"] == "none":  # from now on there is nothing to do
+            is_done.set()
+            continue
         await serving.offer(command["connector"], command["blocks"])
     is_done.set()
     await polling
@@ -173,6 +177,17 @@ class Other:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
         return msgspec.convert(self._answer()["handle"], KVHandle)
+
+    def rest(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write('{"connector": "none"}\n')
+        self._process.stdin.flush()
+
+    def cpu_s(self) -> float:
+        """Processor time that it has taken so far."""
+        text = Path(f"/proc/{self._process.pid}/stat").read_text()
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -294,17 +309,19 @@ async def measure(
         if i >= 0:
             for name, value in seconds.items():
                 found.setdefault(name, []).append(value)
-    found["idle"] = [await idle_share()]
+    found["idle"] = await idle_shares(measurement.other)
     await measurement.close()
     return found
 
 
-async def idle_share(rest_s: float = 5.0) -> float:
-    """Share of a core that the reading end takes when nothing is to be read."""
-    await asyncio.sleep(5.0)  # the pollers' linger
-    before = time.process_time()
+async def idle_shares(other: Other, rest_s: float = 5.0) -> list[float]:
+    """Shares of a core that the two ends take when nothing is to be read: here, there."""
+    other.rest()
+    await asyncio.sleep(5.0)  # pollers linger
+    before = time.process_time(), other.cpu_s()
     await asyncio.sleep(rest_s)
-    return (time.process_time() - before) / rest_s
+    after = time.process_time(), other.cpu_s()
+    return [(later - earlier) / rest_s for earlier, later in zip(before, after, strict=True)]
 
 
 def _timed(run: Callable[[], None]) -> float:
@@ -325,7 +342,11 @@ def report(found: dict[str, list[float]], num_bytes: int) -> None:
             f"{name:26}{num_bytes / median / 1e9:8.2f}{1e3 * median:9.1f}{shown}"
             f"   {_ratio(found, name)}"
         )
-    print(f"\nidle: {100 * found['idle'][0]:.1f} % of a core, five seconds after the last read")
+    here, there = found["idle"]
+    print(
+        f"\nidle, with all connectors open: consumer {100 * here:.1f} %, producer "
+        f"{100 * there:.1f} % of a core"
+    )
 
 
 def _ratio(found: dict[str, list[float]], name: str) -> str:

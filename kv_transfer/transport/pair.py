@@ -6,9 +6,9 @@
              ◀── blocks, chunk by chunk ────────────── │
 
 A pair is formed by its first request and ends with whatever fails first; the next read makes
-another, under a new name. A sender that has nothing to do leaves after IDLE_S; a receiver does not
-use a pair again that has been idle for long. Knows no leases: who may read what has been decided
-before `Sender.send`.
+another, under a new name: it is for others to find out that a producer has gone. A sender that has
+nothing to do leaves after IDLE_S; a receiver does not use a pair again that has been idle for long.
+Knows no leases: who may read what has been decided before `Sender.send`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from common.errors import PeerLost, TransferError
+from common.errors import TransferError
 from kv_transfer.region import CHUNK_BYTES
 from kv_transfer.transport.base import Gate, Stopped
 from kv_transfer.transport.pair_group import (
@@ -88,14 +88,14 @@ class Receiver:
         return not self._ended and time.monotonic() - self._used_at < FRESH_S
 
     def put(self, remote: Sequence[int], local: Sequence[int], first: int, gate: Gate) -> _Job:
-        """Read these blocks when it is their turn. Raises PeerLost if the pair has ended."""
+        """Read these blocks when it is their turn. Raises TransferError if the pair has ended."""
         self._used_at = time.monotonic()
         job = _Job(remote, local, first, gate)
         with self._lock:
             if not self._ended:
                 self._jobs.put(job)
                 return job
-        raise PeerLost("the process group has ended")
+        raise TransferError("the process group has ended")
 
     def close(self) -> None:
         """Ends the thread after the job it is at. Does not wait for it."""
@@ -168,14 +168,14 @@ class Receiver:
             job.error = (
                 error
                 if isinstance(error, TransferError)
-                else PeerLost(f"the process group failed: {_first_line(error)}")
+                else TransferError(f"the process group failed: {_first_line(error)}")
             )
             job.done.set()
         with contextlib.suppress(queue.Empty):
             while True:
                 left = self._jobs.get_nowait()
                 if left is not None:
-                    left.error = PeerLost("the process group has ended")
+                    left.error = TransferError("the process group has ended")
                     left.done.set()
 
 

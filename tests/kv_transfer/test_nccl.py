@@ -128,6 +128,22 @@ def test_a_pair_that_was_idle_is_replaced(monkeypatch):
     asyncio.run(body())
 
 
+def test_a_pair_that_broke_is_replaced_within_the_fetch():
+    async def body():
+        async with ends("nccl") as both:
+            for i in range(3):
+                handle = both.offer(f"r{i}", [3, 4], first_token=i)
+                assert await both.fetch(handle, [2 * i, 9], timeout_s=PATIENCE_S) == i
+                both.assert_copied([3, 4], [2 * i, 9])
+                for sender in list(both.producer.transport._senders.values()):
+                    sender.close()
+                await until(lambda: both.producer.transport.num_pairs == 0, PATIENCE_S)
+            snapshot = both.consumer.snapshot()
+            assert (snapshot["retries"], snapshot["failures"]) == ({"kv_transfer_failed": 2}, {})
+
+    asyncio.run(body())
+
+
 def test_only_blocks_of_the_claim_are_sent():
     described = Described("nccl", 16, 4096, b"", False)
     protocol = ProducerProtocol(
