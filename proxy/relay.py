@@ -134,10 +134,10 @@ class Fleet:
     # --- the waiting room's Capacity ---------------------------------------------------------
 
     def has_room(self, want: Want) -> bool:
-        return has_room(self._snapshot(), want)
+        return has_room(self._snapshot(), want, whole=self.disaggregation.mode == "never")
 
     def backlog(self) -> int:
-        return backlog(self._snapshot())
+        return backlog(self._snapshot(), whole=self.disaggregation.mode == "never")
 
     def _snapshot(self) -> Snapshot:
         return view_fleet(self.membership, self._accounts, self.served_model())

@@ -48,6 +48,7 @@ class Want:
     num_tokens: int  # of its prompt
     max_backlog: int  # prompt tokens that may be before it where it goes
     num_running: int  # how many came in here and have not left
+    num_begun: int = 0  # prompt tokens of those that have no first token yet
 
 
 class Capacity(Protocol):
@@ -126,13 +127,14 @@ class Place:
         """So many tokens of its answer have come; `num_cached` of its prompt were not computed."""
         if self.stage is Stage.PREFILL:
             self.stage = Stage.DECODE
-            self._owner.saw_first(self._work - num_cached, time.monotonic() - self._called_at)
+            seconds = time.monotonic() - self._called_at
+            self._owner.saw_first(self, self._work - num_cached, seconds)
         self._owner.charge(self.ask.tenant, num_tokens)
 
     def leave(self) -> None:
         if self.stage is not Stage.LEFT:
-            was_running, self.stage = self.stage is not Stage.QUEUE, Stage.LEFT
-            self._owner.left(self, was_running=was_running)
+            before, self.stage = self.stage, Stage.LEFT
+            self._owner.left(self, before)
 
     def call(self, now: float, backlog: int) -> None:
         self._is_called, self._called_at = True, now
@@ -159,6 +161,7 @@ class Admission:
         self.limits = limits or AdmissionLimits()
         self.observe: Callable[[str, float], None] = _ignore  # an outcome and how long it waited
         self.num_running = 0
+        self._num_begun = 0  # prompt tokens of those that run and have no first token
         self._capacity = capacity
         self._queue = FairQueue()
         self._waiting: dict[int, Place] = {}  # by ticket, as they came
@@ -201,19 +204,23 @@ class Admission:
 
     def went_in(self, place: Place) -> None:
         self.num_running += 1
+        self._num_begun += place.ask.num_tokens
         if self._called is place:
             self._called = None
         self._soon()
 
-    def saw_first(self, num_tokens: int, seconds: float) -> None:
+    def saw_first(self, place: Place, num_tokens: int, seconds: float) -> None:
+        self._num_begun -= place.ask.num_tokens
         self._prompts.observe(max(1, num_tokens), seconds)
         self._soon()
 
     def charge(self, tenant: str, num_tokens: int) -> None:
         self._queue.charge(tenant, num_tokens)
 
-    def left(self, place: Place, *, was_running: bool) -> None:
-        self.num_running -= was_running
+    def left(self, place: Place, stage: Stage) -> None:
+        self.num_running -= stage is not Stage.QUEUE
+        if stage is Stage.PREFILL:
+            self._num_begun -= place.ask.num_tokens
         if self._called is place:
             self._called = None
         if self._take_out(place):
@@ -246,7 +253,7 @@ class Admission:
         head = self._queue.head()
         if head is None or self._called is not None:
             return
-        want = Want(head.cost, self._max_backlog(), self.num_running)
+        want = Want(head.cost, self._max_backlog(), self.num_running, self._num_begun)
         now = time.monotonic()
         if not self._capacity.has_room(want):
             if not self._is_held_up:

@@ -16,12 +16,13 @@ class EngineRoom:
         self._seats = seats_of(max_num_seqs)
 
     def has_room(self, want: Want) -> bool:
-        """The load does not know yet of what came in a moment ago; `num_running` does."""
+        """The load does not know yet of what came in a moment ago; `want` does."""
         if not want.num_running:
             return True
         load = self._load()
         taken = max(want.num_running, load.num_running + load.num_waiting)
-        return taken < self._seats and load.num_waiting_tokens < max(1, want.max_backlog)
+        before = max(want.num_begun, load.num_waiting_tokens)
+        return taken < self._seats and before < max(1, want.max_backlog)
 
     def backlog(self) -> int:
         return self._load().num_waiting_tokens

@@ -17,8 +17,8 @@ D = replace(P, instance_id="d0", role="decode")
 BOTH = replace(P, instance_id="b0", role="both")
 
 
-def room(*instances, want=WANT):
-    return has_room(Snapshot("m", instances), want)
+def room(*instances, want=WANT, **how):
+    return has_room(Snapshot("m", instances), want, **how)
 
 
 def test_an_idle_fleet_has_room_and_none_at_all_tells_why_later():
@@ -45,6 +45,17 @@ def test_decoding_needs_a_seat():
     assert not room(replace(P, num_requests=6))  # alone, it does both
     unknown = replace(D, max_num_seqs=0, num_requests=200)
     assert room(P, unknown)
+
+
+def test_where_prompts_are_decoded_our_own_count_of_them_matters():
+    """Reports are half a second old, and the fleet's books count prompts at prefill instances."""
+    begun = replace(WANT, num_begun=1000)
+    assert not room(BOTH, want=begun) and not room(D, want=begun)
+    assert room(BOTH, replace(BOTH, instance_id="b1"), want=begun)
+    assert room(P, D, want=begun)
+    assert not room(P, D, want=begun, whole=True)
+    assert not room(P, replace(D, queued_tokens=1000), whole=True)
+    assert room(replace(P, queued_tokens=5000), D, whole=True)
 
 
 def test_what_runs_nothing_of_ours_is_never_full():

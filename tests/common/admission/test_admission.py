@@ -169,6 +169,7 @@ def test_each_place_leaves_the_room_in_exactly_one_way(seed):
         assert (room.num_running, room.num_waiting, room.num_waiting_tokens) == (0, 0, 0)
         assert sum(room.seen.values()) == ends["entered"]
         assert room.seen["timeout"] == ends["late"]
+        assert room._num_begun == 0
 
     run(scenario())
 
@@ -178,7 +179,7 @@ def test_a_target_refuses_what_would_miss_it_and_says_when_to_come_back():
         seats = Seats(100)
         room = Admission(seats, AdmissionLimits(slo_ttft_s=1.0))
         for tokens in (100, 200, 300, 400, 500):  # a thousand tokens a second
-            room.saw_first(tokens, tokens / 1000)
+            room._prompts.observe(tokens, tokens / 1000)
         seats.waiting_tokens = 500
         (place,) = room.enter([Ask("a", 100)])
         place.leave()
