@@ -80,7 +80,7 @@ def _watch(base: str, api_key: str | None, interval_s: float, status: dict[str, 
     complaint = ""
     with Screen() as screen:
         while True:
-            size = shutil.get_terminal_size(_NO_TERMINAL)
+            size = os.get_terminal_size(sys.stdout.fileno())  # not what LINES says: it changes
             screen.draw(view(status, size.columns, size.lines, _wants_color(), complaint))
             event = screen.wait(interval_s)
             if event == "quit":
