@@ -74,6 +74,10 @@ async def browser_page(**options):
             await browser.close()
 
 
+def standin(role, name, model_dir):
+    return Standin(role, name, model="demo", model_path=str(model_dir), first_id=0)
+
+
 def run(scenario):
     asyncio.run(asyncio.wait_for(scenario, 240))
 
@@ -83,14 +87,14 @@ async def is_wider_than_screen(page):
 
 
 def test_topology_and_failures_are_live_and_names_are_text(model_dir):
-    shared = {"model": "demo", "model_path": str(model_dir), "first_id": 0}
-    configs = [Standin("prefill", "p0", **shared), Standin("decode", EVIL, **shared)]
+    configs = [standin("prefill", "p0", model_dir), standin("decode", EVIL, model_dir)]
 
     async def scenario():
         async with site(*configs) as (url, fleet), browser_page() as (page, complaints):
             await page.goto(url)
             await page.wait_for_selector("#instances tbody tr:nth-child(2)")
-            await page.wait_for_function("document.title === '1P1D · xpyd'")
+            await page.get_by_text("1P1D", exact=True).wait_for()
+            assert await page.title() == "1P1D · xpyd"
             names = await page.locator("#instances tbody th").all_text_contents()
             assert sorted(names) == sorted(["p0", EVIL])
             assert await page.locator("#main img, #main b b").count() == 0
@@ -106,12 +110,10 @@ def test_topology_and_failures_are_live_and_names_are_text(model_dir):
 
 
 def test_it_asks_for_the_key_and_keeps_it(model_dir):
-    shared = {"model": "demo", "model_path": str(model_dir), "first_id": 0}
-
     async def scenario():
         keys = ApiSettings(api_keys=("user",))
         async with (
-            site(Standin("both", "instance-7", **shared), api=keys) as (url, _),
+            site(standin("both", "instance-7", model_dir), api=keys) as (url, _),
             browser_page() as (
                 page,
                 complaints,
@@ -123,9 +125,7 @@ def test_it_asks_for_the_key_and_keeps_it(model_dir):
             assert "instance-7" not in await page.content()
             await page.fill("#key", "wrong")
             await page.press("#key", "Enter")
-            await page.wait_for_function(
-                "document.getElementById('key-why').textContent.includes('refused')"
-            )
+            await page.get_by_text("That key was refused").wait_for()
             await page.fill("#key", "user")
             await page.press("#key", "Enter")
             await page.wait_for_selector("#instances tbody tr")
@@ -139,9 +139,8 @@ def test_it_asks_for_the_key_and_keeps_it(model_dir):
 
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_it_is_readable_with_any_number_of_instances_on_any_screen(model_dir, count):
-    shared = {"model": "demo", "model_path": str(model_dir), "first_id": 0}
     roles = ["both"] if count == 1 else ["prefill", "decode"] * (count // 2)
-    configs = [Standin(role, f"{role}-{n:02}", **shared) for n, role in enumerate(roles)]
+    configs = [standin(role, f"{role}-{n:02}", model_dir) for n, role in enumerate(roles)]
 
     async def scenario():
         async with site(*configs) as (url, _), browser_page() as (page, complaints):
@@ -150,9 +149,8 @@ def test_it_is_readable_with_any_number_of_instances_on_any_screen(model_dir, co
                 await page.set_viewport_size({"width": width, "height": 800})
                 await page.goto(url)
                 await page.wait_for_selector("#main:not([hidden])")
-                await page.wait_for_function(
-                    f"document.querySelectorAll('#instances tbody tr').length === {count}"
-                )
+                if count:
+                    await page.wait_for_selector(f"#instances tbody tr:nth-child({count})")
                 assert not await is_wider_than_screen(page)
                 shown = await page.locator(".node:visible").count()
                 assert shown == count
