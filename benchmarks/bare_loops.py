@@ -25,10 +25,10 @@ CHUNK = 512
 WARM_UP_S = 1.0
 
 
-def gemm_floor(core: int, num_tokens: int) -> float:
-    """Seconds for a prompt's matrix products on one core; the best of three."""
-    seconds: float = _child("gemm", core, "--tokens", str(num_tokens))["seconds"]
-    return seconds
+def gemm_floor(core: int) -> float:
+    """Seconds per token for a prompt's matrix products on one core; the best of three chunks."""
+    seconds: float = _child("gemm", core)["seconds"]
+    return seconds / CHUNK
 
 
 def sweeps(core: int, busy_core: int | None, seconds: float) -> list[float]:
@@ -58,7 +58,8 @@ def beside(cores: Sequence[int], seconds: float) -> dict[str, float]:
 # --- in the child ---------------------------------------------------------------------------------
 
 
-def _gemm_loop(shape: Shape, num_tokens: int, *, is_endless: bool) -> float:
+def _gemm_loop(shape: Shape, *, is_endless: bool) -> float:
+    """Seconds for one chunk, the best."""
     import torch
 
     torch.set_num_threads(1)
@@ -71,10 +72,9 @@ def _gemm_loop(shape: Shape, num_tokens: int, *, is_endless: bool) -> float:
     number = 0
     while is_endless or number < 3:
         began = time.perf_counter()
-        for _ in range(-(-num_tokens // CHUNK)):
-            for matrices in layers:
-                for matrix in matrices:
-                    torch.nn.functional.linear(rows[matrix.shape[1]], matrix)
+        for matrices in layers:
+            for matrix in matrices:
+                torch.nn.functional.linear(rows[matrix.shape[1]], matrix)
         best = min(best, time.perf_counter() - began)
         number += 1
     return best
@@ -110,7 +110,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A bare loop on one core; prints JSON.")
     parser.add_argument("what", choices=["gemm", "gemm-loop", "sweep"])
     parser.add_argument("--core", type=int, required=True)
-    parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
     os.sched_setaffinity(0, [options.core])
@@ -118,7 +117,7 @@ def main() -> None:
         print(json.dumps({"times": _sweep_loop(MEDIUM.num_weights * 2, options.seconds)}))
     else:
         is_endless = options.what == "gemm-loop"
-        print(json.dumps({"seconds": _gemm_loop(MEDIUM, options.tokens, is_endless=is_endless)}))
+        print(json.dumps({"seconds": _gemm_loop(MEDIUM, is_endless=is_endless)}))
 
 
 if __name__ == "__main__":

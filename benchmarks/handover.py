@@ -237,10 +237,9 @@ async def measure(options: argparse.Namespace, servers: Servers, directory: Path
         if "bus" in options.rows:
             _say("bare loops")
             found["bus"] = await asyncio.to_thread(bare_loops.beside, CORES, options.seconds / 2)
-            found["gemm_floor_ms"] = {
-                n: await asyncio.to_thread(bare_loops.gemm_floor, CORES[0], n) * 1e3
-                for n in LENGTHS
-            }
+            per_token_s = await asyncio.to_thread(bare_loops.gemm_floor, CORES[0])
+            found["gemm_floor_ms"] = {str(n): n * per_token_s * 1e3 for n in LENGTHS}
+            _keep(options, found)
         if "overhead" in options.rows:
             model = write_model(directory / "small", SMALL)
             pair = servers.side("1P1D-small", model, apart)
@@ -248,6 +247,7 @@ async def measure(options: argparse.Namespace, servers: Servers, directory: Path
             await _ready(session, servers, pair, one)
             _say("overhead of short prompts")
             found["overhead"] = await measure_overhead(session, pair, one, options.rounds * 20)
+            _keep(options, found)
             servers.stop()
         if not {"ttft", "interference"} & set(options.rows):
             return found
@@ -258,6 +258,7 @@ async def measure(options: argparse.Namespace, servers: Servers, directory: Path
             await _ready(session, servers, pair, one)
             _say("first token and first gap")
             found["ttft"] = await measure_ttft(session, pair, one, options.rounds)
+            _keep(options, found)
         if "interference" in options.rows:
             found["interference"] = await _interference(options, servers, session, pair, model)
     return found
@@ -302,6 +303,12 @@ async def _all_known(session: aiohttp.ClientSession, side: Side) -> None:
         await asyncio.sleep(0.1)
 
 
+def _keep(options: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Row by row: a run that is cut short leaves what it has."""
+    if options.output:
+        options.output.write_text(json.dumps(found, indent=1))
+
+
 def _say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
@@ -331,8 +338,7 @@ def main() -> None:
         import torch
 
         found["torch"] = torch.__version__
-    if options.output:
-        options.output.write_text(json.dumps(found, indent=1))
+    _keep(options, found)
     print(render(found))
 
 

@@ -73,7 +73,7 @@ def _streams(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             )
         )
         waits = ", ".join(map(str, row["long_prompt_ttft_ms"]))
-        floor = found.get("gemm_floor_ms", {}).get(2048)
+        floor = found.get("gemm_floor_ms", {}).get("2048")
         rows.append(
             (
                 f"  TTFT of the long prompts: {row['side']}",
