@@ -18,7 +18,7 @@ import msgspec
 
 from common.engine.driver import EngineDriver
 from common.engine.engine import Engine, StepResult
-from common.errors import Overloaded, TransferError, Unavailable
+from common.errors import BadRequest, Overloaded, TransferError
 from common.instance.external_router import LoadHere
 from common.instance.outbox import Origin, Send
 from common.instance.requests import Requests
@@ -237,5 +237,5 @@ class DecodeWorker:
 
 
 async def _refuse_prefill() -> None:
-    """Sent to the role it had before, or by mistake: another instance can take it."""
-    raise Unavailable("this is a decode instance: it offers no KV")
+    """A proxy that meant the role before has been greeted anew by then, and asks elsewhere."""
+    raise BadRequest("this is a decode instance: it offers no KV")

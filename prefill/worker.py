@@ -17,7 +17,7 @@ from typing import Any
 
 from common.engine.driver import EngineDriver
 from common.engine.engine import StepResult
-from common.errors import Unavailable
+from common.errors import BadRequest, Unavailable
 from common.instance.external_router import LoadHere
 from common.instance.outbox import Origin, Send
 from common.instance.requests import Requests
@@ -153,5 +153,5 @@ class PrefillWorker:
 
 
 async def _refuse_decode() -> None:
-    """Sent to the role it had before, or by mistake: another instance can take it."""
-    raise Unavailable("this is a prefill instance: it takes no hand-overs")
+    """A proxy that meant the role before has been greeted anew by then, and asks elsewhere."""
+    raise BadRequest("this is a prefill instance: it takes no hand-overs")
