@@ -126,7 +126,8 @@ def _openai_standin(processes: Processes, step_s: float) -> tuple[subprocess.Pop
 
 def _token_standin(processes: Processes, role: str, step_s: float) -> str:
     """Its host:port."""
-    options = ["--role", role, "--step-s", str(step_s)]
+    # Tokens that are words: each becomes an event of its own, none waits for half a character.
+    options = ["--role", role, "--step-s", str(step_s), "--first-id", "1000"]
     process = processes.start(
         *(sys.executable, "-m", "benchmarks.standin_instance", *options),
         *("--model", "demo", "--model-path", str(MODEL)),

@@ -77,6 +77,8 @@ async def _run(args: argparse.Namespace, rows: list[Row]) -> None:
             print(line(rows[-1]), flush=True)
             if rows[-1].whole_after_s is None:
                 break
+        if pids := rounds.left_running():
+            print(f"started by chaos, and yours to stop: {', '.join(map(str, pids))}")
 
 
 def main() -> int:

@@ -78,6 +78,10 @@ class Rounds:
             row.complaints.append(f"not at rest: {left}")
         return row
 
+    def left_running(self) -> list[int]:
+        """Pids that we started and that outlive us."""
+        return [process.pid for process in self._started if process.poll() is None]
+
     # --- inside ------------------------------------------------------------------------------
 
     async def _play(
