@@ -6,6 +6,7 @@ derived tells the key or another derivation:
     listener   CURVE pair of every listener: who connects knows its public half, or gets nowhere
     link       CURVE pair of every connecting end: the only client key a listener lets in
     seal       signs what others carry from one instance to another (`handle_seal.py`)
+    handle     signs the handles of KV hand-overs
     http_token what the proxy shows to `GET /instance` of an instance that has API keys
 """
 
@@ -43,6 +44,7 @@ class ClusterKey:
     link: CurvePair = field(repr=False)
     http_token: str = field(repr=False)
     seal: bytes = field(repr=False)
+    handle: bytes = field(repr=False)
 
 
 def generate() -> str:
@@ -60,6 +62,7 @@ def derive(text: str) -> ClusterKey:
         link=_pair(_labelled(key, "link")),
         http_token=_labelled(key, "http").hex(),
         seal=_labelled(key, "seal"),
+        handle=_labelled(key, "handle"),
     )
 
 

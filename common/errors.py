@@ -15,6 +15,7 @@
     ├─ InstanceLost                503  server_error            the instance died
     ├─ DeadlineExceeded            504  server_error
     ├─ TransferError               500  server_error            a KV load failed: retry or recompute
+    │  ├─ HandleRefused                 forged, altered, used before, of another prompt
     │  ├─ LeaseExpired                  blocks taken back before the read was confirmed
     │  ├─ LayoutMismatch                cannot exchange blocks; `message` says why
     │  ├─ PeerLost                      the producer stopped answering
@@ -127,6 +128,10 @@ class DeadlineExceeded(XpydError):
 class TransferError(XpydError):
     code = "kv_transfer_failed"
     quarantine: tuple[int, ...] = ()  # local blocks that late bytes may still reach: do not reuse
+
+
+class HandleRefused(TransferError):
+    code = "kv_handle_refused"
 
 
 class LeaseExpired(TransferError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+CONVERTIBLE = frozenset({"block_size"})  # the consumer splits and merges what it reads
+
 
 def differing_fields(ours: str, theirs: str) -> list[tuple[str, str, str]]:
     """(name, ours, theirs) wherever two fingerprints differ; empty if they are equal.
@@ -19,14 +21,19 @@ def differing_fields(ours: str, theirs: str) -> list[tuple[str, str, str]]:
     ]
 
 
+def incompatible_fields(ours: str, theirs: str) -> list[tuple[str, str, str]]:
+    """The differing fields that no end can convert: with any of them, no block is exchanged."""
+    return [found for found in differing_fields(ours, theirs) if found[0] not in CONVERTIBLE]
+
+
+def block_size_of(fingerprint: str) -> int:
+    """Tokens of a block; 0 if the fingerprint does not say."""
+    found = _fields(fingerprint).get("block_size", "")
+    return int(found) if found.isdecimal() and len(found) < 10 else 0
+
+
 def _fields(fingerprint: str) -> dict[str, str]:
     parts = [part.partition("=") for part in fingerprint.split(",")]
     if all(separator for _, separator, _ in parts):
         return {name.strip(): value.strip() for name, _, value in parts}
     return {"kv_fingerprint": fingerprint}
-
-
-def block_size_of(fingerprint: str) -> int:
-    """Tokens of a block. 1 if the fingerprint does not say."""
-    found = _fields(fingerprint).get("block_size", "")
-    return int(found) if found.isdecimal() and int(found) > 0 else 1

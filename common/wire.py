@@ -51,7 +51,7 @@ class InstanceInfo(msgspec.Struct, frozen=True, array_like=True):
     model: str  # served name
     model_path: str  # where the front end finds the tokenizer
     max_model_len: int
-    kv_fingerprint: str  # instances exchange blocks only if equal
+    kv_fingerprint: str  # what must fit before blocks are exchanged
     kv_connector: str  # "" if none
     num_blocks: int
     block_size: int
@@ -82,8 +82,8 @@ def info_from_json(data: bytes) -> InstanceInfo:
 class KVHandle(msgspec.Struct, frozen=True, array_like=True):
     """A right to read one prompt's KV, minted by the producer when it accepts the prompt.
 
-    It names no blocks: those come over the side channel as they fill, to whoever shows `offer_id`,
-    which is unguessable.
+    It names no blocks: those come over the side channel as they fill, to whoever shows the handle
+    as it was signed (kv_transfer/handles.py), once.
     """
 
     offer_id: str
@@ -92,8 +92,10 @@ class KVHandle(msgspec.Struct, frozen=True, array_like=True):
     side_channel: str
     connector: str
     kv_fingerprint: str
-    num_tokens: int  # prompt tokens whose KV will be offered
-    num_blocks: int
+    num_tokens: int  # whose KV will be offered
+    num_blocks: int  # of the producer's size
+    content: str = ""  # digest of these tokens and their cache salt
+    signature: str = ""  # over all the rest
 
 
 # --- registry link -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from common.instance.outbox import Send
 from common.instance.parts import EngineParts
 from common.instance.roles import Identity, RolePlan
 from decode.worker import DecodeWorker
+from kv_transfer.connector import make_transport
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.identity import KVIdentity
 from kv_transfer.setup import region_of, transfer_config, transport_of
@@ -30,6 +31,7 @@ def plan_decode(config: ServeConfig) -> RolePlan:
             region_of(parts.cache),
             transport_of(settings, parts.cache, info),
             on_landed=lambda blocks: worker.landed(blocks),
+            staging=lambda region, theirs: make_transport(settings, region, theirs),
             key=links.key,
         )
         worker = DecodeWorker(

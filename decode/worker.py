@@ -28,6 +28,7 @@ from common.wire import Abort, KVHandle, RunDecode, RunPrefill, RunWhole
 from decode.admission import Admission, Loan
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.counters import transport_counters
+from kv_transfer.handles import check_content
 
 log = logging.getLogger(__name__)
 
@@ -186,12 +187,12 @@ class DecodeWorker:
             raise TransferError("this instance has no KV connector")
         deadline = time.monotonic() + LOAD_DEADLINE_S
         tokens = request.prompt_token_ids + request.output_token_ids
+        check_content(handle, tokens, request.cache_salt)
+        num_blocks = self._consumer.num_blocks(len(tokens))
         if samples_first:  # the last token is computed here: into a block that nobody shares
             tokens = tokens[:-1]
         async with self._consumer.hold(handle, deadline) as held:
-            loan = await self._admission.enter(
-                tokens, request.cache_salt, handle.num_blocks, deadline
-            )
+            loan = await self._admission.enter(tokens, request.cache_salt, num_blocks, deadline)
             try:
                 first = await held.read(loan.block_ids[loan.num_cached :], loan.num_cached)
             except BaseException as error:

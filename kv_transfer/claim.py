@@ -16,7 +16,6 @@ sockets, no threads, no clock: `now` and `deadline` are monotonic time.
 from __future__ import annotations
 
 import math
-import secrets
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -33,7 +32,9 @@ from common.errors import (
 from common.wire import KVHandle, Message
 from kv_transfer import messages as m
 from kv_transfer.counters import ConsumerCounters
+from kv_transfer.identity import KVIdentity
 from kv_transfer.token_map import Piece, Target
+from kv_transfer.transcript import digest
 
 SETTLE_S = 2.0  # how long a stopped copy may take to come to rest before its blocks are quarantined
 MAX_RETRIES = 2  # of a copy or a connection, in one fetch
@@ -107,16 +108,18 @@ class Claim:
         self,
         handle: KVHandle,
         remote: Remote,
-        consumer: str,
+        info: KVIdentity,
         deadline: float,
         counters: ConsumerCounters,
+        token: str,
     ) -> None:
-        self.token = secrets.token_hex(16)
+        """`token`: what names this fetch to the producer, and nobody else can guess."""
+        self.token = token
         self.handle = handle
         self.phase = Phase.OPENING
         self.block_ids: list[int] = []  # on the producer, as far as named
         self.remote = remote
-        self._consumer = consumer
+        self._info = info
         self._deadline = deadline
         self._counters = counters
         self._opened: m.Opened | None = None
@@ -135,19 +138,8 @@ class Claim:
     # --- what our side does ------------------------------------------------------------------
 
     def start(self) -> list[Action]:
-        handle = self.handle
-        return [
-            Send(
-                m.Open(
-                    claim=self.token,
-                    offer_id=handle.offer_id,
-                    incarnation=handle.incarnation,
-                    connector=handle.connector,
-                    kv_fingerprint=handle.kv_fingerprint,
-                    consumer=self._consumer,
-                )
-            )
-        ]
+        info = self._info
+        return [Send(m.Open(self.token, self.handle, info.kv_fingerprint, info.instance_id))]
 
     def read(self, target: Target) -> list[Action]:
         """Here are our blocks; they are the claim's until it has ended."""
@@ -278,9 +270,22 @@ class Claim:
             raise TransferError("the producer confirmed what nobody had asked")
         if list(finished.epochs) != self._epochs:
             raise CorruptBlock("blocks changed hands while they were read")
+        if finished.told != self._heard():
+            raise CorruptBlock("the producer had said something else of its blocks")
         self.phase = Phase.ENDED
         self._counters.fetched += 1
         return [End(self._first_token, None)]
+
+    def _heard(self) -> bytes:
+        assert self._opened is not None
+        return digest(
+            self._opened,
+            self.block_ids,
+            self._epochs,
+            self._hashes,
+            self._checksums,
+            self._first_token,
+        )
 
     @property
     def is_complete(self) -> bool:

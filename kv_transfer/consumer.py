@@ -11,9 +11,11 @@ token returned. Runs in the event loop; copying and connecting run in threads (c
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import zmq
@@ -23,15 +25,18 @@ from common.errors import LayoutMismatch, TransferError
 from common.fingerprint import block_size_of
 from common.wire import KVHandle
 from kv_transfer import messages as m
-from kv_transfer.claim import Claim, Remote
+from kv_transfer.claim import Claim
 from kv_transfer.copier import Copier
 from kv_transfer.counters import ConsumerCounters, as_object
+from kv_transfer.handles import HandleKey
 from kv_transfer.held_offer import HeldOffer
-from kv_transfer.identity import KVIdentity, mismatch
+from kv_transfer.identity import KVIdentity
+from kv_transfer.negotiate import check_handle
 from kv_transfer.producer_link import ProducerLink
+from kv_transfer.reader import DirectReader, Reader, StagedReader
 from kv_transfer.region import KVRegion
 from kv_transfer.token_map import num_blocks
-from kv_transfer.transport.base import Peer, Transport
+from kv_transfer.transport.base import Transport
 
 IDLE_S = 30.0  # a producer that is not read for so long is let go, and with it its memory
 
@@ -45,17 +50,22 @@ class KVConsumer:
         *,
         silence_s: float = 3.0,
         on_landed: Callable[[list[int]], None] | None = None,
+        staging: Callable[[KVRegion, KVIdentity], Transport] | None = None,
         key: ClusterKey | None = None,
     ) -> None:
-        """`silence_s`: a producer that answers nothing for so long is lost. `on_landed(blocks)`:
-        blocks that an error named in `quarantine` may be reused from now on."""
+        """`staging` makes a transport that reads blocks of another size into a region of its own;
+        None: such producers are refused. `silence_s`: a producer that answers nothing for so long
+        is lost. `on_landed(blocks)`: blocks that an error named in `quarantine` may be reused from
+        now on."""
         self._info = info
         self._region = region
         self._transport = transport
         self._silence_s = silence_s
+        self._staging = staging
         self._key = key
-        self._block_size = block_size_of(info.kv_fingerprint)
-        self._copier = Copier(region)
+        self._handle_key = HandleKey(key)
+        self._block_size = block_size_of(info.kv_fingerprint) or 1
+        self._copier = Copier()
         self._on_landed = on_landed
         self._num_quarantined = 0
         self._links: dict[tuple[str, str], ProducerLink] = {}  # by side channel and incarnation
@@ -109,6 +119,10 @@ class KVConsumer:
             self.counters.transfer_s += time.monotonic() - started
             self._leave(claim, link)
 
+    def num_blocks(self, num_tokens: int) -> int:
+        """Of ours, for so many tokens."""
+        return num_blocks(num_tokens, self._block_size)
+
     @property
     def transport(self) -> Transport:
         return self._transport
@@ -138,21 +152,12 @@ class KVConsumer:
 
     def _claim(self, handle: KVHandle, deadline: float) -> Claim:
         """Raise unless blocks can be exchanged; nothing has been sent by then."""
-        if handle.connector != self._transport.name:
-            raise LayoutMismatch(
-                f"connector is {handle.connector} there, {self._transport.name} here"
-            )
-        differing = mismatch(self._info.kv_fingerprint, handle.kv_fingerprint)
-        if differing:
-            raise LayoutMismatch(f"KV layouts do not match: {differing}")
-        if not handle.side_channel.startswith("tcp://"):
-            raise TransferError("the handle names no side channel")
-        if num_blocks(handle.num_tokens, self._block_size) != handle.num_blocks:
-            raise TransferError(
-                f"the handle offers {handle.num_blocks} blocks for {handle.num_tokens} tokens"
-            )
-        remote = Remote(self._block_size, self._region.block_bytes)
-        return Claim(handle, remote, self._info.instance_id, deadline, self.counters)
+        block_bytes = self._region.block_bytes
+        remote = check_handle(
+            handle, self._info, self._transport.name, block_bytes, self._handle_key
+        )
+        token = secrets.token_hex(16)
+        return Claim(handle, remote, self._info, deadline, self.counters, token)
 
     def _link(self, handle: KVHandle) -> ProducerLink:
         key = (handle.side_channel, handle.incarnation)
@@ -162,17 +167,43 @@ class KVConsumer:
             link = None
         if link is None:
             try:
-                link = ProducerLink(handle.side_channel, self._silence_s, self._connect, self._key)
+                link = ProducerLink(
+                    handle.side_channel,
+                    self._silence_s,
+                    lambda opened: self._copier.run(lambda: self._connect(handle, opened)),
+                    self._key,
+                )
             except zmq.ZMQError:
                 raise TransferError("the handle names no side channel") from None
             self._links[key] = link
         return link
 
-    def _connect(self, opened: m.Opened) -> asyncio.Future[Peer]:
-        return self._copier.run(lambda: self._transport.connect(opened.region, opened.num_blocks))
+    def _connect(self, handle: KVHandle, opened: m.Opened) -> Reader:
+        """In a thread. Raises TransferError kinds."""
+        size = block_size_of(handle.kv_fingerprint)
+        if size == self._block_size:
+            peer = self._transport.connect(opened.region, opened.num_blocks)
+            return DirectReader(peer, self._region)
+        make = self._staging
+        if make is None:
+            raise LayoutMismatch(
+                f"KV layouts do not match: differing block_size ({self._block_size}, {size})"
+            )
+        theirs = replace(
+            self._info,
+            incarnation=f"{self._info.incarnation}-{secrets.token_hex(4)}",
+            kv_fingerprint=handle.kv_fingerprint,
+        )
+        return StagedReader(
+            self._region,
+            size,
+            lambda region: make(region, theirs),
+            opened.region,
+            opened.num_blocks,
+        )
 
-    def _quarantine(self, num_blocks: int) -> None:
-        self._num_quarantined += num_blocks
+    def _quarantine(self, more: int) -> None:
+        self._num_quarantined += more
 
     def _landed(self, block_ids: Sequence[int]) -> None:
         if self._on_landed is not None:
@@ -197,6 +228,6 @@ class KVConsumer:
         task.add_done_callback(self._closing.discard)
 
 
-def _check_target(into: Sequence[int], num_blocks: int) -> None:
-    if len(set(into)) != len(into) or not all(0 <= block < num_blocks for block in into):
+def _check_target(into: Sequence[int], pool_size: int) -> None:
+    if len(set(into)) != len(into) or not all(0 <= block < pool_size for block in into):
         raise ValueError("local blocks must be distinct and inside the pool")

@@ -18,9 +18,10 @@ from kv_transfer.claim import Action, Claim, Connect, Copy, End, Landed, Send, S
 from kv_transfer.copier import Copier
 from kv_transfer.counters import ConsumerCounters
 from kv_transfer.messages import Opened, Read
+from kv_transfer.reader import Reader
 from kv_transfer.report import Spent, TransferReport
 from kv_transfer.token_map import Target, num_blocks
-from kv_transfer.transport.base import Gate, Peer
+from kv_transfer.transport.base import Gate
 
 
 class Channel(Protocol):
@@ -28,7 +29,7 @@ class Channel(Protocol):
 
     def send(self, message: Message) -> None: ...
 
-    def peer(self, opened: Opened) -> asyncio.Future[Peer]:
+    def reader(self, opened: Opened) -> asyncio.Future[Reader]:
         """Its memory; opened by the first who asks, and again after a failure."""
         ...
 
@@ -54,7 +55,7 @@ class HeldOffer:
         self._counters = counters
         self._on_quarantine = on_quarantine
         self._on_landed = on_landed
-        self._peer: Peer | None = None
+        self._reader: Reader | None = None
         self._gate = Gate()
         self._spent = Spent()
         self._timer: asyncio.TimerHandle | None = None
@@ -137,13 +138,13 @@ class HeldOffer:
         self._timer, self._timer_at = None, math.inf
         self._do(self._claim.tick(time.monotonic()))
 
-    def _connected(self, opening: asyncio.Future[Peer]) -> None:
+    def _connected(self, opening: asyncio.Future[Reader]) -> None:
         error = _failure(opening)
         if error is not None:
             self._do(self._claim.not_connected(error, time.monotonic()))
             return
-        self._peer = opening.result()
-        self._do(self._claim.connected(self._peer.writes_through_gate))
+        self._reader = opening.result()
+        self._do(self._claim.connected(self._reader.writes_through_gate))
 
     def _copied(self, job: asyncio.Future[None], num_blocks: int, began: float) -> None:
         error = _failure(job)
@@ -166,7 +167,7 @@ class HeldOffer:
                 case Send(message=message):
                     self._channel.send(message)
                 case Connect(opened=opened):
-                    self._channel.peer(opened).add_done_callback(self._connected)
+                    self._channel.reader(opened).add_done_callback(self._connected)
                 case Copy():
                     self._start_copy(action)
                 case StopCopy():
@@ -179,10 +180,10 @@ class HeldOffer:
         self._set_timer()
 
     def _start_copy(self, copy: Copy) -> None:
-        assert self._peer is not None
+        assert self._reader is not None
         self._gate = Gate(self._ask)
         num_blocks, began = len(copy.remote), time.monotonic()
-        job = self._copier.copy(self._peer, copy, self._gate)
+        job = self._copier.copy(self._reader, copy, self._gate)
         job.add_done_callback(lambda done: self._copied(done, num_blocks, began))
 
     def _ask(self, request: bytes, block_ids: Sequence[int]) -> None:

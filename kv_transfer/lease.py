@@ -21,11 +21,11 @@ from __future__ import annotations
 import hmac
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from common.errors import BadRequest, LeaseExpired, TransferError
+from common.errors import BadRequest, HandleRefused, LeaseExpired, TransferError
 
 NAME_LEN = 8  # leading hex digits of an offer id: its name in ledgers and logs; the rest is secret
 MAX_TOMBSTONES = 4096
@@ -103,8 +103,12 @@ class Ended:
 
 
 class LeaseTable:
-    def __init__(self, lease_s: float) -> None:
+    def __init__(
+        self, lease_s: float, random_hex: Callable[[int], str] = secrets.token_hex
+    ) -> None:
+        """`random_hex(n)`: 2 n digits that nobody can guess."""
         self.lease_s = lease_s
+        self._random_hex = random_hex
         self._offers: dict[str, Offer] = {}  # by name
         self._by_request: dict[str, Offer] = {}
         self._by_claim: dict[str, Offer] = {}
@@ -116,9 +120,9 @@ class LeaseTable:
         """Start an offer without blocks. Raises BadRequest while the request has a live one."""
         if request_id in self._by_request:
             raise BadRequest("the KV of this request is already being offered", "request_id")
-        offer_id = secrets.token_hex(NAME_LEN // 2 + 16)  # name, then 128 secret bits
+        offer_id = self._random_hex(NAME_LEN // 2 + 16)  # name, then 128 secret bits
         while offer_id[:NAME_LEN] in self._offers or offer_id[:NAME_LEN] in self._tombstones:
-            offer_id = secrets.token_hex(NAME_LEN // 2 + 16)
+            offer_id = self._random_hex(NAME_LEN // 2 + 16)
         offer = Offer(offer_id, request_id, num_blocks, since=now)
         self._offers[offer.name] = self._by_request[request_id] = offer
         return offer
@@ -165,7 +169,7 @@ class LeaseTable:
     # --- the consumer's side -----------------------------------------------------------------
 
     def find(self, offer_id: str) -> Offer:
-        """Raises LeaseExpired or TransferError if there is no such live offer."""
+        """Raises LeaseExpired or HandleRefused if there is no such live offer."""
         name = offer_id[:NAME_LEN]
         offer = self._offers.get(name)
         if offer is not None and _same(offer.offer_id, offer_id):
@@ -173,17 +177,17 @@ class LeaseTable:
         ended = self._tombstones.get(name)
         if ended is not None and _same(ended[0], offer_id):
             raise _ended_error(ended[1])
-        raise TransferError("no such offer")
+        raise HandleRefused("no such offer")
 
     def claim(self, offer_id: str, claim: str, peer: str, now: float) -> Offer:
         """Make `claim` the one reader. Raises LeaseExpired or TransferError, saying why not."""
         offer = self.find(offer_id)
         if claim in self._by_claim:
-            raise TransferError("claim tokens are used once")
+            raise HandleRefused("claim tokens are used once")
         if offer.deadline <= now:
             raise _ended_error(State.EXPIRED)
         if offer.claim is not None:
-            raise TransferError("another consumer reads this offer")
+            raise HandleRefused("another consumer reads this offer")
         offer.claim, offer.peer = claim, peer
         offer.deadline = now + self.lease_s
         self._by_claim[claim] = offer
@@ -216,6 +220,9 @@ class LeaseTable:
 
     def of_request(self, request_id: str) -> Offer | None:
         return self._by_request.get(request_id)
+
+    def of_claim(self, claim: str) -> Offer | None:
+        return self._by_claim.get(claim)
 
     def offers(self) -> list[Offer]:
         return list(self._offers.values())
@@ -257,4 +264,4 @@ def _same(ours: str, theirs: str) -> bool:
 def _ended_error(state: State) -> TransferError:
     if state is State.EXPIRED:
         return LeaseExpired("the lease has expired")
-    return TransferError(f"the offer has ended: {state.value}")
+    return HandleRefused(f"the offer has ended: {state.value}")

@@ -14,15 +14,14 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from common.wire import Message
+from common.wire import KVHandle, Message
 
-KV_WIRE_VERSION = 1
+KV_WIRE_VERSION = 2
 MAX_KV_MESSAGE_BYTES = 1 << 20
 MAX_BLOCKS_PER_READY = 1024
 MAX_CLAIMS_PER_RENEW = 1024
 
 ClaimToken = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
-OfferId = Annotated[str, Meta(pattern="^[0-9a-f]{40}$")]
 Text = Annotated[str, Meta(max_length=1024)]
 Count = Annotated[int, Meta(ge=0, lt=2**31)]
 Epoch = Annotated[int, Meta(ge=0)]
@@ -42,11 +41,9 @@ class Open(Message, frozen=True):
     """Claim an offer. The producer compares everything here before it names a block."""
 
     claim: ClaimToken
-    offer_id: OfferId
-    incarnation: Text  # of the producer, from the handle
-    connector: Text
-    kv_fingerprint: Text
-    consumer: Text  # instance id of the sender, for the producer's ledger
+    handle: KVHandle  # as the proxy passed it on
+    kv_fingerprint: Text  # of the consumer
+    consumer: Text  # its instance id, for the producer's ledger
     version: Count = KV_WIRE_VERSION
 
 
@@ -108,10 +105,15 @@ class Renewed(Message, frozen=True):
 
 
 class Finished(Message, frozen=True):
-    """The lease stood until now, these are the epochs of the blocks now; the offer has ended."""
+    """The lease stood until now, these are the epochs of the blocks now; the offer has ended.
+
+    `told` is the digest of all that was said of the offer (transcript.py): a consumer that heard
+    anything else has read something else.
+    """
 
     claim: ClaimToken
     epochs: Annotated[tuple[Epoch, ...], Meta(max_length=65536)]
+    told: Annotated[bytes, Meta(max_length=32)]
 
 
 class Refused(Message, frozen=True):

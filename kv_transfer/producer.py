@@ -22,6 +22,7 @@ from common.wire import Decoder, KVHandle
 from kv_transfer import messages as m
 from kv_transfer.batch import Batch, FilledBlocks
 from kv_transfer.counters import ProducerCounters, as_object
+from kv_transfer.handles import HandleKey
 from kv_transfer.identity import KVIdentity
 from kv_transfer.poller import Poller
 from kv_transfer.producer_protocol import (
@@ -90,7 +91,12 @@ class KVProducer:
             announce_host=announce_host,
         )
         self._protocol = ProducerProtocol(
-            self._info, described, self._listener.endpoint, self._lease_s, self._epochs
+            self._info,
+            described,
+            self._listener.endpoint,
+            self._lease_s,
+            self._epochs,
+            HandleKey(self._key),
         )
         if transport.publishes or transport.checksums:
             self._publisher = Publisher(transport, region, self._admit, self._drop)
@@ -116,9 +122,15 @@ class KVProducer:
 
     # --- what prefill calls ------------------------------------------------------------------
 
-    def offer(self, request_id: str, num_tokens: int, num_blocks: int) -> KVHandle:
-        """Announce the KV of a prompt. It ends with the last `extend`'s lease, or by `release`."""
-        return self.protocol.offer(request_id, num_tokens, num_blocks, time.monotonic())
+    def offer(
+        self, request_id: str, num_tokens: int, num_blocks: int, content: str = ""
+    ) -> KVHandle:
+        """Announce the KV of a prompt. It ends with the last `extend`'s lease, or by `release`.
+
+        content:  what the KV is of (handles.content_of)
+        """
+        now = time.monotonic()
+        return self.protocol.offer(request_id, num_tokens, num_blocks, content, now)
 
     def extend(self, filled: FilledBlocks, first_token: int | None = None) -> None:
         """Take over the holds of these blocks. With the last of them: what prefill sampled."""

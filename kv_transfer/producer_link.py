@@ -18,7 +18,7 @@ from common.wire import Decoder, Message
 from kv_transfer import messages as m
 from kv_transfer.held_offer import HeldOffer
 from kv_transfer.pulse import Pulse, renewals
-from kv_transfer.transport.base import Peer
+from kv_transfer.reader import Reader
 
 CONNECT_S = 2.0
 
@@ -28,7 +28,7 @@ class ProducerLink:
         self,
         endpoint: str,
         silence_s: float,
-        connect: Callable[[m.Opened], asyncio.Future[Peer]],
+        connect: Callable[[m.Opened], asyncio.Future[Reader]],
         key: ClusterKey | None = None,
     ) -> None:
         """`connect` opens the producer's memory, in a thread."""
@@ -39,7 +39,7 @@ class ProducerLink:
         self._beats: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._on_idle: Callable[[], None] = lambda: None
-        self._peer: asyncio.Future[Peer] | None = None
+        self._reader: asyncio.Future[Reader] | None = None
         self._link = Link(
             endpoint,
             Decoder(m.ToConsumer, m.MAX_KV_MESSAGE_BYTES),
@@ -69,12 +69,12 @@ class ProducerLink:
         if not self._link.send(message):
             self._lose()
 
-    def peer(self, opened: m.Opened) -> asyncio.Future[Peer]:
+    def reader(self, opened: m.Opened) -> asyncio.Future[Reader]:
         """The producer's memory, opened by the first who asks, and again after a failure."""
-        if self._peer is None or (self._peer.done() and _has_failed(self._peer)):
-            self._peer = self._connect(opened)
-            self._peer.add_done_callback(_has_failed)  # it may fail when nobody waits any more
-        return self._peer
+        if self._reader is None or (self._reader.done() and _has_failed(self._reader)):
+            self._reader = self._connect(opened)
+            self._reader.add_done_callback(_has_failed)  # it may fail when nobody waits any more
+        return self._reader
 
     def when_idle(self, after_s: float, then: Callable[[], None]) -> None:
         """Call `then` unless a claim is opened within that time; at once if the producer dies."""
@@ -125,12 +125,12 @@ class ProducerLink:
         if self._beats is not None:
             self._beats.cancel()
             await asyncio.gather(self._beats, return_exceptions=True)
-        if self._peer is not None:
-            await asyncio.wait({self._peer}, timeout=CONNECT_S)
-            if self._peer.done() and not _has_failed(self._peer):
-                self._peer.result().close()
+        if self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=CONNECT_S)
+            if self._reader.done() and not _has_failed(self._reader):
+                self._reader.result().close()
         await self._link.close()
 
 
-def _has_failed(peer: asyncio.Future[Peer]) -> bool:
-    return peer.cancelled() or peer.exception() is not None
+def _has_failed(reader: asyncio.Future[Reader]) -> bool:
+    return reader.cancelled() or reader.exception() is not None

@@ -11,8 +11,8 @@ actions are to be done in order, and at once: between an event and its actions n
 
 from __future__ import annotations
 
-import hmac
 import math
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +22,11 @@ from common.wire import KVHandle, Message
 from kv_transfer import messages as m
 from kv_transfer.batch import Batch
 from kv_transfer.counters import ProducerCounters
-from kv_transfer.identity import KVIdentity, mismatch
+from kv_transfer.handles import HandleKey
+from kv_transfer.identity import KVIdentity
 from kv_transfer.lease import Ended, LeaseTable, Offer, State
+from kv_transfer.negotiate import check_layouts
+from kv_transfer.transcript import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +74,17 @@ class ProducerProtocol:
         side_channel: str,
         lease_s: float,
         epochs: Callable[[list[int]], Sequence[int]],
+        keys: HandleKey,
+        random_hex: Callable[[int], str] = secrets.token_hex,
     ) -> None:
         """`epochs` reads the blocks' epochs as they are now."""
         self._info = info
         self._described = described
         self._side_channel = side_channel
         self._epochs = epochs
+        self.keys = keys
         self._readers: dict[str, bytes] = {}  # claim: the peer that opened it
-        self.leases = LeaseTable(lease_s)
+        self.leases = LeaseTable(lease_s, random_hex)
         self.counters = ProducerCounters()
 
     def next_deadline(self) -> float:
@@ -87,11 +93,16 @@ class ProducerProtocol:
 
     # --- what prefill does -------------------------------------------------------------------
 
-    def offer(self, request_id: str, num_tokens: int, num_blocks: int, now: float) -> KVHandle:
-        """Announce the KV of a prompt. Raises BadRequest while the request has a live offer."""
+    def offer(
+        self, request_id: str, num_tokens: int, num_blocks: int, content: str, now: float
+    ) -> KVHandle:
+        """Announce the KV of a prompt. Raises BadRequest while the request has a live offer.
+
+        content:  what the KV is of (handles.content_of)
+        """
         offer = self.leases.offer(request_id, num_blocks, now)
         self.counters.offered += 1
-        return KVHandle(
+        handle = KVHandle(
             offer_id=offer.offer_id,
             instance_id=self._info.instance_id,
             incarnation=self._info.incarnation,
@@ -100,7 +111,9 @@ class ProducerProtocol:
             kv_fingerprint=self._info.kv_fingerprint,
             num_tokens=num_tokens,
             num_blocks=num_blocks,
+            content=content,
         )
+        return self.keys.sign(handle)
 
     def admit(self, batch: Batch, now: float) -> list[Action]:
         """Blocks that can be read now join their offer, or go back if it has ended."""
@@ -169,34 +182,42 @@ class ProducerProtocol:
     # --- inside ------------------------------------------------------------------------------
 
     def _open(self, peer: bytes, message: m.Open, now: float) -> list[Action]:
+        read = self.leases.of_claim(message.claim)
+        if (
+            read is not None
+            and read.offer_id == message.handle.offer_id
+            and self._is_reader(peer, message.claim)
+        ):
+            return []  # the message came twice
         try:
             self._check(message)
-            offer = self.leases.claim(message.offer_id, message.claim, message.consumer, now)
+            offer_id = message.handle.offer_id
+            offer = self.leases.claim(offer_id, message.claim, message.consumer, now)
         except TransferError as error:
             return [self._refuse(peer, message.claim, error)]
         self._readers[message.claim] = peer
+        return [Send(peer, self._opened(message.claim)), *self._show(offer, 0)]
+
+    def _opened(self, claim: str) -> m.Opened:
         described = self._described
-        opened = m.Opened(
-            message.claim,
+        return m.Opened(
+            claim,
             self.leases.lease_s,
             described.num_blocks,
             described.block_bytes,
             described.region,
         )
-        return [Send(peer, opened), *self._show(offer, 0)]
 
     def _check(self, message: m.Open) -> None:
         """Raise unless the consumer means us, as we are. Nothing has been read by then."""
         if message.version != m.KV_WIRE_VERSION:
             raise LayoutMismatch(f"side channel version {message.version}, not {m.KV_WIRE_VERSION}")
-        if not hmac.compare_digest(message.incarnation.encode(), self._info.incarnation.encode()):
+        handle = message.handle
+        if handle.incarnation != self._info.incarnation:
             raise PeerLost("the producer has restarted since it made this offer")
-        self.leases.find(message.offer_id)  # who has no handle learns nothing about us
-        if message.connector != self._described.connector:
-            raise LayoutMismatch(f"connector is {self._described.connector} here")
-        differing = mismatch(self._info.kv_fingerprint, message.kv_fingerprint)
-        if differing:
-            raise LayoutMismatch(f"KV layouts do not match: {differing}")
+        self.keys.check(handle)  # who has no handle learns nothing about us
+        self.leases.find(handle.offer_id)
+        check_layouts(self._info.kv_fingerprint, message.kv_fingerprint)
 
     def _renew(self, peer: bytes, claims: Sequence[str], now: float) -> list[Action]:
         actions: list[Action] = []
@@ -224,11 +245,20 @@ class ProducerProtocol:
         """Answer with the epochs as they are while the blocks are still held; then let them go."""
         try:
             self._own(peer, claim)
-            epochs = self._epochs(list(self.leases.check(claim, now).block_ids))
+            offer = self.leases.check(claim, now)
+            epochs = self._epochs(list(offer.block_ids))
             ended = self.leases.finish(claim, now)
         except TransferError as error:
             return [self._refuse(peer, claim, error)]
-        return [Send(peer, m.Finished(claim, tuple(epochs))), *self._give_back(ended)]
+        told = digest(
+            self._opened(claim),
+            offer.block_ids,
+            offer.epochs,
+            offer.hashes,
+            offer.checksums,
+            offer.first_token,
+        )
+        return [Send(peer, m.Finished(claim, tuple(epochs), told)), *self._give_back(ended)]
 
     def _is_reader(self, peer: bytes, claim: str) -> bool:
         return self._readers.get(claim) == peer
@@ -269,6 +299,10 @@ class ProducerProtocol:
         return Send(peer, m.Refused(claim, error.code, error.message))
 
     # --- questions ---------------------------------------------------------------------------
+
+    @property
+    def num_readers(self) -> int:
+        return len(self._readers)
 
     def ledger(self, now: float) -> list[dict[str, Any]]:
         """One row per live offer, for `/debug/kv`."""

@@ -1,7 +1,7 @@
 """A pool of KV blocks as plain memory: where it starts, how many blocks, how large each.
 
-Knows nothing of layers, heads or dtypes: a block is bytes. Whoever made the memory keeps it alive
-for as long as a producer, consumer or transport uses the region.
+Knows nothing of layers, heads or dtypes: a block is bytes, in rows of tokens. Whoever made the
+memory keeps it alive for as long as a producer, consumer or transport uses the region.
 """
 
 from __future__ import annotations
@@ -19,17 +19,24 @@ CHUNK_BYTES = 4 << 20  # the most that is copied in one go, so that a copy can b
 
 @dataclass(frozen=True, slots=True)
 class KVRegion:
-    """Block i lies at `address + i * block_bytes`."""
+    """Block i lies at `address + i * block_bytes`: [num_rows, block_size, token_bytes]."""
 
     address: int
     num_blocks: int
     block_bytes: int
     fd: int | None = None  # the memfd behind the memory, if there is one
     device: int | None = None  # number of the CUDA device the memory is on; None: host memory
+    num_rows: int = 1  # a row per layer, K or V, and head
+    block_size: int = 1  # tokens
 
     @property
     def size_bytes(self) -> int:
         return self.num_blocks * self.block_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one token in one row."""
+        return self.block_bytes // (self.num_rows * self.block_size)
 
     def blocks(self) -> NDArray[np.uint8]:
         """[num_blocks, block_bytes] view of the memory; it does not keep the memory alive. Only of

@@ -30,8 +30,16 @@ def transfer_config(config: ServeConfig) -> KVTransferConfig:
 
 def region_of(cache: KVCache) -> KVRegion:
     is_cuda = cache.device.type == "cuda"
-    device = (cache.device.index or 0) if is_cuda else None
-    return KVRegion(cache.address, cache.num_blocks, cache.block_bytes, cache.fd, device)
+    layout = cache.layout
+    return KVRegion(
+        cache.address,
+        cache.num_blocks,
+        cache.block_bytes,
+        cache.fd,
+        (cache.device.index or 0) if is_cuda else None,
+        num_rows=layout.num_layers * 2 * layout.num_kv_heads,
+        block_size=layout.block_size,
+    )
 
 
 def transport_of(settings: KVTransferConfig, cache: KVCache, info: KVIdentity) -> Transport:

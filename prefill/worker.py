@@ -24,6 +24,7 @@ from common.instance.requests import Requests
 from common.request import EngineRequest
 from common.wire import Abort, RunDecode, RunPrefill, RunWhole
 from kv_transfer.counters import transport_counters
+from kv_transfer.handles import content_of
 from kv_transfer.producer import KVProducer
 from prefill.stored_prefix import StoredPrefix
 
@@ -120,7 +121,10 @@ class PrefillWorker:
         request = message.request
         num_tokens = len(request.prompt_token_ids) + len(request.output_token_ids)
         num_blocks = -(-num_tokens // self._block_size)
-        handle = self._producer.offer(request.request_id, num_tokens, num_blocks)
+        content = content_of(
+            request.prompt_token_ids + request.output_token_ids, request.cache_salt
+        )
+        handle = self._producer.offer(request.request_id, num_tokens, num_blocks, content)
         self.requests.outbox.attach(request.request_id, handle)
         try:
             await self._load_stored(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from common.fingerprint import differing_fields
+from common.fingerprint import incompatible_fields
 from common.wire import Role
 
 
@@ -157,5 +157,5 @@ def _differences(one: InstanceView, other: InstanceView) -> list[str]:
         name for name in ("model", "kv_connector") if getattr(one, name) != getattr(other, name)
     ]
     return names + [
-        name for name, _, _ in differing_fields(one.kv_fingerprint, other.kv_fingerprint)
+        name for name, _, _ in incompatible_fields(one.kv_fingerprint, other.kv_fingerprint)
     ]

@@ -49,7 +49,7 @@ EXAMPLES = {
     ),
     "producer": (
         m.ToProducer,
-        [m.Open(CLAIM, "a" * 40, "1", "shm", "f", "d"), m.Renew((CLAIM,)), m.Finish(CLAIM)],
+        [m.Open(CLAIM, HANDLE, "f", "d"), m.Renew((CLAIM,)), m.Finish(CLAIM)],
     ),
     "consumer": (
         m.ToConsumer,
@@ -57,7 +57,7 @@ EXAMPLES = {
             m.Opened(CLAIM, 10.0, 4, 64, b"region"),
             m.Ready(CLAIM, 0, (1, 2), (3, 4), (), True, 9),
             m.Renewed(),
-            m.Finished(CLAIM, (3, 4)),
+            m.Finished(CLAIM, (3, 4), b"told"),
             m.Refused(CLAIM, "kv_peer_lost", "gone"),
         ],
     ),

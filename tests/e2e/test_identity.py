@@ -100,3 +100,26 @@ def test_tokens_are_those_of_one_instance(connector, oracle, tmp_path):
             await made.at_rest()
 
     asyncio.run(body())
+
+
+@pytest.mark.parametrize("connector", ["shm", "nixl", "shared_storage"])
+@pytest.mark.parametrize("sizes", [(16, 64), (64, 16)])
+def test_block_sizes_may_differ_between_processes(connector, sizes, tmp_path):
+    """The oracle is the decode instance itself, which computes whole what it is asked directly."""
+    skip_without(connector)
+
+    async def body():
+        async with cluster(tmp_path, connector=connector, arguments=ARGUMENTS) as made:
+            for role, size in zip(("prefill", "decode"), sizes, strict=True):
+                made.start_instance(role, "--block-size", str(size), "--dtype", "float32")
+            await made.healthy()
+            await made.ready_instances(2)
+            (decode,) = made.of("decode")
+            for tokens, sampling in workload()[:16]:
+                expected = await made.generate(decode.plan.url, tokens[::-1], **sampling)
+                assert await made.generate(made.url, tokens[::-1], **sampling) == expected
+            counted = await made.metrics(decode)
+            assert counted["kv_loads_total"] > 8
+            await made.at_rest()
+
+    asyncio.run(body())

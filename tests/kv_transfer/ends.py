@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -43,14 +44,21 @@ class Filled:
 class Pool:
     """Blocks with known contents. Handing one back that is not held is an error at once."""
 
-    def __init__(self, num_blocks=16, block_bytes=4096, seed=0):
+    def __init__(self, num_blocks=16, block_bytes=4096, seed=0, num_rows=1, block_size=16):
         fd = os.memfd_create("kv", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, num_blocks * block_bytes)
         memory = mmap.mmap(fd, num_blocks * block_bytes)
         self.blocks = np.frombuffer(memory, np.uint8).reshape(num_blocks, block_bytes)
         noise = np.random.default_rng(seed)
         self.blocks[:] = noise.integers(1, 256, self.blocks.shape, np.uint8)
-        self.region = KVRegion(self.blocks.ctypes.data, num_blocks, block_bytes, fd)
+        self.region = KVRegion(
+            self.blocks.ctypes.data,
+            num_blocks,
+            block_bytes,
+            fd,
+            num_rows=num_rows,
+            block_size=block_size,
+        )
         self.epoch = [1] * num_blocks
         self.holds: Counter[int] = Counter()
 
@@ -102,6 +110,11 @@ class Ends:
         filled = self.source.filled(request_id, first, block_ids, is_last=is_last)
         self.producer.extend(filled, first_token)
 
+    def via(self, handle, endpoint):
+        """The handle as a producer would have signed it that is reached through a relay."""
+        keys = self.producer.protocol.keys
+        return keys.sign(msgspec.structs.replace(handle, side_channel=endpoint))
+
     def offer(self, request_id, block_ids, first_token=7):
         """An offer that is complete from the start."""
         handle = self.producer.offer(request_id, 16 * len(block_ids), len(block_ids))
@@ -126,6 +139,7 @@ async def ends(
     wrap=lambda transport: transport,
     on_landed=None,
     fingerprint=FINGERPRINT,
+    key=None,
     **settings,
 ):
     """Checks that nothing is left held. `wrap` may put faults around a transport."""
@@ -139,6 +153,7 @@ async def ends(
         free=source.free,
         epochs=source.epochs,
         lease_s=lease_s,
+        key=key,
     )
     await producer.start("tcp://127.0.0.1:0")
     info = identity("d", fingerprint=fingerprint)
@@ -148,6 +163,7 @@ async def ends(
         wrap(make_transport(config, target.region, info)),
         silence_s=silence_s,
         on_landed=on_landed,
+        key=key,
     )
     try:
         yield Ends(producer, consumer, source, target)

@@ -21,7 +21,9 @@ from kv_transfer.claim import (
     StopCopy,
 )
 from kv_transfer.counters import ConsumerCounters
+from kv_transfer.identity import KVIdentity
 from kv_transfer.token_map import Target
+from kv_transfer.transcript import digest
 
 DEADLINE = 100.0
 
@@ -34,7 +36,8 @@ class Fetch:
             "0" * 40, "p", "p-1", "tcp://127.0.0.1:1", "memory", "f", 16 * num_blocks, num_blocks
         )
         self.counters = ConsumerCounters()
-        self.claim = Claim(handle, Remote(16, 64), "d", DEADLINE, self.counters)
+        info = KVIdentity("d", "d-1", "f")
+        self.claim = Claim(handle, Remote(16, 64), info, DEADLINE, self.counters, "c" * 32)
         self.done = [*self.claim.start()]
 
     def __call__(self, actions):
@@ -67,6 +70,12 @@ class Fetch:
         self.reading()(self.claim.copied())
         return self
 
+    def finished(self, epochs=(1, 1), told=None):
+        """The right confirmation of what `reading` has heard, unless it is to be wrong."""
+        opened = m.Opened(self.claim.token, 10.0, 8, 64, b"pool")
+        right = digest(opened, (2, 3), (1, 1), (), (), 7)
+        return self.hears(m.Finished(self.claim.token, epochs, right if told is None else told))
+
     @property
     def ends(self):
         return [action for action in self.done if isinstance(action, End)]
@@ -85,14 +94,14 @@ def test_a_fetch_from_open_to_first_token():
     (copy,) = fetch(fetch.claim.copied())
     assert copy.remote == (3,) and [piece.target for piece in copy.pieces] == [5]
     assert fetch(fetch.claim.copied()) == [Send(m.Finish(fetch.claim.token))]
-    assert fetch.hears(m.Finished(fetch.claim.token, (1, 1))) == [End(7, None)]
+    assert fetch.finished() == [End(7, None)]
     assert fetch.counters.fetched == 1
 
 
 def test_what_comes_after_the_confirmation_undoes_nothing():
     """A heartbeat that crosses the confirmation is refused, for the offer has ended."""
     fetch = Fetch().finishing()
-    fetch.hears(m.Finished(fetch.claim.token, (1, 1)))
+    fetch.finished()
     assert fetch.hears(m.Refused(fetch.claim.token, "kv_lease_expired", "over")) == []
     assert fetch(fetch.claim.fail(PeerLost("silence"), 2.0)) == []
     assert fetch(fetch.claim.tick(DEADLINE)) == []
@@ -101,7 +110,7 @@ def test_what_comes_after_the_confirmation_undoes_nothing():
 
 def test_a_confirmation_that_nobody_asked_for_is_no_success():
     for fetch in (Fetch(), Fetch().reading()):
-        fetch.hears(m.Finished(fetch.claim.token, (1, 1)))
+        fetch.finished()
         if fetch.claim.phase is Phase.STOPPING:
             fetch(fetch.claim.copied())
         (end,) = fetch.ends
@@ -110,7 +119,14 @@ def test_a_confirmation_that_nobody_asked_for_is_no_success():
 
 def test_other_epochs_in_the_confirmation_are_a_corrupt_block():
     fetch = Fetch().finishing()
-    fetch.hears(m.Finished(fetch.claim.token, (1, 2)))
+    fetch.finished(epochs=(1, 2))
+    (end,) = fetch.ends
+    assert isinstance(end.error, CorruptBlock) and end.first_token is None
+
+
+def test_a_bit_that_flipped_in_what_the_producer_said_is_a_corrupt_block():
+    fetch = Fetch().finishing()
+    fetch.finished(told=b"something else")
     (end,) = fetch.ends
     assert isinstance(end.error, CorruptBlock) and end.first_token is None
 

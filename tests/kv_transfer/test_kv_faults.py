@@ -11,6 +11,7 @@ import pytest
 from common.errors import (
     BadRequest,
     CorruptBlock,
+    HandleRefused,
     LayoutMismatch,
     LeaseExpired,
     PeerLost,
@@ -82,7 +83,7 @@ def test_a_lease_that_expires_during_the_copy_is_never_a_success():
         stall = Stall()
         async with ends(lease_s=0.3, wrap=stall) as both, Relay(both.producer.endpoint) as relay:
             handle = both.offer("r", [5, 6])
-            handle = msgspec.structs.replace(handle, side_channel=relay.endpoint)
+            handle = both.via(handle, relay.endpoint)
             fetch = asyncio.ensure_future(both.fetch(handle, [0, 1]))
             await until(stall.reached.is_set)
             relay.hold("up", "down")
@@ -123,7 +124,7 @@ def test_a_wire_that_falls_silent_ends_the_fetch_on_both_sides_in_time(direction
             Relay(both.producer.endpoint) as relay,
         ):
             handle = both.producer.offer("r", 32, 2)
-            handle = msgspec.structs.replace(handle, side_channel=relay.endpoint)
+            handle = both.via(handle, relay.endpoint)
             fetch = asyncio.ensure_future(both.fetch(handle, [0, 1]))
             both.extend("r", 0, [5])
             await until(lambda: both.consumer.snapshot()["bytes_read"])
@@ -152,7 +153,7 @@ def test_a_short_stall_is_no_death():
     async def body():
         async with ends(silence_s=1.2) as both, Relay(both.producer.endpoint) as relay:
             handle = both.producer.offer("r", 16, 1)
-            handle = msgspec.structs.replace(handle, side_channel=relay.endpoint)
+            handle = both.via(handle, relay.endpoint)
             fetch = asyncio.ensure_future(both.fetch(handle, [0]))
             await until(lambda: both.producer.num_transfers == 1)
             relay.hold("up", "down")
@@ -248,7 +249,7 @@ def test_of_two_consumers_one_gets_the_offer():
             outcomes = await asyncio.gather(*fetches, return_exceptions=True)
             assert 4 in outcomes
             (error,) = [outcome for outcome in outcomes if outcome != 4]
-            assert isinstance(error, TransferError) and "another consumer" in error.message
+            assert isinstance(error, HandleRefused) and "another consumer" in error.message
             await other.close()
             pool.close()
 
@@ -271,9 +272,9 @@ def test_a_guessed_offer_id_is_refused():
         async with ends() as both:
             handle = both.offer("r", [1])
             guess = handle.offer_id[:-1] + ("0" if handle.offer_id[-1] != "0" else "1")
-            with pytest.raises(TransferError, match="no such offer"):
+            with pytest.raises(HandleRefused, match="forged"):
                 await both.fetch(msgspec.structs.replace(handle, offer_id=guess), [0])
-            assert both.producer.snapshot()["refused"] == {"kv_transfer_failed": 1}
+            assert both.producer.snapshot()["refused"] == {"kv_handle_refused": 1}
             assert both.source.num_held == 1
 
     asyncio.run(body())
@@ -300,8 +301,10 @@ def test_another_layout_is_refused_by_name_before_anything_moves():
         ({"side_channel": "tcp://not an address"}, TransferError),
         ({"num_blocks": 3}, TransferError),
         ({"num_blocks": -1}, TransferError),
-        ({"offer_id": "x" * 1000}, TransferError),
-        ({"incarnation": "x" * 5000}, TransferError),
+        ({"offer_id": "x" * 1000}, HandleRefused),
+        ({"content": "x"}, HandleRefused),
+        ({"signature": ""}, HandleRefused),
+        ({"incarnation": "x" * 5000}, PeerLost),
     ],
 )
 def test_a_handle_that_was_tampered_with_fails_soon(change, error):

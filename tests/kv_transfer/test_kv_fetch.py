@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import LeaseExpired, TransferError
+from common.errors import HandleRefused, LeaseExpired
 from kv_transfer import copier
 from tests.kv_transfer.ends import NEEDS_NIXL, ends, until
 
@@ -146,7 +146,7 @@ def test_a_handle_works_once(both_ends):
         async with both_ends() as both:
             handle = both.offer("r", [3, 4])
             await both.fetch(handle, [0, 1])
-            with pytest.raises(TransferError, match="released"):
+            with pytest.raises(HandleRefused, match="released"):
                 await both.fetch(handle, [0, 1])
 
     asyncio.run(body())

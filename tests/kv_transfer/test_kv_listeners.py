@@ -28,6 +28,7 @@ from tests.kv_transfer.ends import FINGERPRINT, Pool, ends, identity, until
 from tests.kv_transfer.faults import RogueProducer
 
 CLAIM = "0123456789abcdef" * 2
+HANDLE = ["0" * 40, "p", "1", "tcp://127.0.0.1:9", "memory", FINGERPRINT, 16, 1]
 OFFER = "0123456789" * 4
 
 
@@ -45,10 +46,10 @@ def garbage():
         [pack(["Open"])],
         [pack(["Nonsense", 1, 2])],
         [pack({"Open": 1})],
-        [pack(["Open", CLAIM, OFFER, "1", "memory", FINGERPRINT, "d", -1])],
-        [pack(["Open", CLAIM, OFFER, "1", "memory", FINGERPRINT, "d", 2**40])],
-        [pack(["Open", "x", OFFER, "1", "memory", FINGERPRINT, "d", 1])],
-        [pack(["Open", CLAIM, None, "1", "memory", FINGERPRINT, "d", 1])],
+        [pack(["Open", CLAIM, HANDLE, FINGERPRINT, "d", -1])],
+        [pack(["Open", CLAIM, HANDLE, FINGERPRINT, "d", 2**40])],
+        [pack(["Open", "x", HANDLE, FINGERPRINT, "d", 1])],
+        [pack(["Open", CLAIM, None, FINGERPRINT, "d", 1])],
         [pack(["Renew", [CLAIM] * 100_000])],
         [pack(["Renew", "all"])],
         [pack(["Finish", -(2**63)])],
@@ -117,10 +118,10 @@ class Client:
 
 
 def open_for(handle, claim=CLAIM, **changes):
-    message = m.Open(
-        claim, handle.offer_id, handle.incarnation, handle.connector, handle.kv_fingerprint, "d"
-    )
-    return msgspec.structs.replace(message, **changes)
+    changed = {name: changes.pop(name) for name in list(changes) if hasattr(handle, name)}
+    fingerprint = changed.pop("kv_fingerprint", handle.kv_fingerprint)
+    handle = msgspec.structs.replace(handle, **changed)
+    return msgspec.structs.replace(m.Open(claim, handle, fingerprint, "d"), **changes)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +129,13 @@ def open_for(handle, claim=CLAIM, **changes):
     [
         ({"kv_fingerprint": "model=demo,dtype=int8,block_size=16"}, "kv_layout_mismatch", "dtype"),
         ({"kv_fingerprint": "?"}, "kv_layout_mismatch", "kv_fingerprint"),
-        ({"connector": "nixl"}, "kv_layout_mismatch", "connector"),
-        ({"version": 2}, "kv_layout_mismatch", "version"),
+        ({"kv_fingerprint": FINGERPRINT + ",tp=2"}, "kv_layout_mismatch", "tp (absent, 2)"),
+        ({"version": 1}, "kv_layout_mismatch", "version"),
         ({"incarnation": "earlier"}, "kv_peer_lost", "restarted"),
-        ({"offer_id": OFFER}, "kv_transfer_failed", "no such offer"),
+        ({"offer_id": OFFER}, "kv_handle_refused", "forged"),
+        ({"connector": "nixl"}, "kv_handle_refused", "altered"),
+        ({"num_blocks": 2}, "kv_handle_refused", "altered"),
+        ({"signature": "0" * 64}, "kv_handle_refused", "forged"),
     ],
 )
 def test_a_producer_refuses_whom_it_does_not_fit_and_says_why(changes, code, text):
@@ -164,7 +168,7 @@ def test_a_claim_works_only_for_the_link_that_opened_it(message):
             assert both.producer.num_transfers == 1
             await until(lambda: len(owner.heard) == 2)
             finished = await owner.answer(m.Finish(CLAIM))
-            assert finished == m.Finished(CLAIM, (1,))
+            assert (finished.claim, finished.epochs) == (CLAIM, (1,))
             await owner.close()
             await thief.close()
 

@@ -11,6 +11,7 @@ import pytest
 
 from common.errors import PeerLost, TransferError
 from kv_transfer import messages as m
+from kv_transfer.handles import HandleKey
 from kv_transfer.producer_protocol import Described, ProducerProtocol, Send, Serve
 from kv_transfer.transport import pair
 from kv_transfer.transport.nccl import NcclTransport
@@ -147,7 +148,12 @@ def test_a_pair_that_broke_is_replaced_within_the_fetch():
 def test_only_blocks_of_the_claim_are_sent():
     described = Described("nccl", 16, 4096, b"", False)
     protocol = ProducerProtocol(
-        identity("p"), described, "tcp://127.0.0.1:1", 10.0, lambda blocks: [1] * len(blocks)
+        identity("p"),
+        described,
+        "tcp://127.0.0.1:1",
+        10.0,
+        lambda blocks: [1] * len(blocks),
+        HandleKey(None),
     )
     offer = protocol.leases.offer("r", 2, 0.0)
     protocol.leases.extend(offer, [5, 6], [1, 1], (), (), 3, 0.0)

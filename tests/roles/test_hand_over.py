@@ -6,6 +6,8 @@ The oracle is the co-located run: the same engine code without any hand-over.
 import asyncio
 import contextlib
 import time
+import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,14 @@ from common.request import EngineRequest, SamplingParams
 from common.wire import Abort, Accepted, Failed, RunDecode, RunPrefill, RunWhole, Tokens
 from decode.worker import DecodeWorker
 from kv_transfer.config import KVTransferConfig
+from kv_transfer.connector import make_transport
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.identity import KVIdentity
 from kv_transfer.producer import KVProducer
 from kv_transfer.setup import prefix_store, region_of, transport_of
 from prefill.stored_prefix import StoredPrefix
 from prefill.worker import PrefillWorker
+from tests.kv_transfer.ends import NEEDS_NIXL
 
 MODEL = str(Path(__file__).parent.parent.parent / "models" / "xpyd-demo")
 CONFIG = ServeConfig(
@@ -123,15 +127,16 @@ class Pair:
 
 
 @contextlib.asynccontextmanager
-async def pair(connector="shm", **settings):
+async def pair(connector="shm", block_sizes=(16, 16), **settings):
+    """`block_sizes`: of the prefill and of the decode instance."""
     proxy = Proxy()
-    parts = [build_engine(CONFIG) for _ in range(2)]
+    parts = [build_engine(replace(CONFIG, block_size=size)) for size in block_sizes]
     for each in parts:
         each.driver.start(asyncio.get_running_loop())
     config = KVTransferConfig(connector=connector, **settings)
 
     def identity(name, each):
-        return KVIdentity(name, "incarnation-1", each.kv_fingerprint)
+        return KVIdentity(name, f"{name}-{uuid.uuid4().hex}", each.kv_fingerprint)
 
     def free(blocks):
         parts[0].driver.post(lambda engine: engine.free(blocks))
@@ -149,14 +154,17 @@ async def pair(connector="shm", **settings):
     await producer.start("tcp://127.0.0.1:0")
     info = identity("d", parts[1])
     consumer = KVConsumer(
-        info, region_of(parts[1].cache), transport_of(config, parts[1].cache, info)
+        info,
+        region_of(parts[1].cache),
+        transport_of(config, parts[1].cache, info),
+        staging=lambda region, theirs: make_transport(config, region, theirs),
     )
     store = prefix_store(config, transport)
     prefill = PrefillWorker(
         parts[0].driver,
         producer,
         proxy.sender("p"),
-        block_size=CONFIG.block_size,
+        block_size=block_sizes[0],
         stored=None if store is None else StoredPrefix(parts[0].driver, store),
     )
     decode = DecodeWorker(parts[1].driver, consumer, proxy.sender("d"), max_num_waiting=64)
@@ -197,6 +205,58 @@ def test_seeded_sampling_draws_the_same():
             sampling = {"temperature": 0.9, "seed": 1234, "top_p": 0.95}
             expected = await both.whole(make("whole", 50, **sampling))
             assert await both.run(make("apart", 50, **sampling)) == expected
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("block_sizes", [(16, 32), (32, 16), (64, 16), (16, 48)])
+def test_block_sizes_may_differ(block_sizes):
+    """Chunks of 64 tokens end where blocks of 48 do not; the last block is seldom full."""
+
+    async def body():
+        async with pair(block_sizes=block_sizes) as both:
+            for length in (1, 15, 33, 64, 200):
+                expected = await both.whole(make(f"whole{length}", length, seed=1))
+                both.prefill.handle(b"proxy", RunWhole(make(f"whole-p{length}", length, seed=1), 1))
+                await both.proxy.until(lambda n=length: both.proxy.finished("p", f"whole-p{n}"))
+                assert both.proxy.tokens(f"whole-p{length}") == expected
+                assert await both.run(make(f"apart{length}", length, seed=2)) == await both.whole(
+                    make(f"again{length}", length, seed=2)
+                )
+            assert (both.decode.counts.loads, both.decode.counts.recomputes) == (5, 0)
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("connector", ["shared_storage", pytest.param("nixl", marks=NEEDS_NIXL)])
+def test_block_sizes_may_differ_over_every_connector(connector, tmp_path):
+    async def body():
+        storage = {"storage_dir": str(tmp_path)} if connector == "shared_storage" else {}
+        async with pair(connector, (16, 32), **storage) as both:
+            apart = await both.run(make("apart", 200))
+            assert apart == await both.whole(make("whole", 200))
+            assert (both.decode.counts.loads, both.decode.counts.recomputes) == (1, 0)
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+def test_a_handle_of_another_prompt_serves_nobody():
+    """As a proxy that mixes requests up would pass it on: same length, other text."""
+
+    async def body():
+        async with pair() as both:
+            both.prefill.handle(b"proxy", RunPrefill(make("one", 50, seed=1), 1))
+            await both.proxy.until(lambda: ("p", "one") in both.proxy.accepted)
+            wrong = both.proxy.accepted["p", "one"]
+            expected = await both.whole(make("whole", 50, seed=2))
+            both.decode.handle(b"proxy", RunDecode(make("two", 50, seed=2), wrong, 1))
+            await both.proxy.until(lambda: both.proxy.finished("d", "two"))
+            assert both.proxy.tokens("two") == expected
+            assert both.decode.counts.recomputes == 1
+            both.prefill.handle(b"proxy", Abort("one"))
+            await both.at_rest()
 
     asyncio.run(body())
 
@@ -267,7 +327,7 @@ def test_an_abort_at_any_moment_frees_everything(delay_s):
                 await asyncio.sleep(delay_s * (i + 1) / 4)
                 both.prefill.handle(b"proxy", Abort(made.request_id))
                 both.decode.handle(b"proxy", Abort(made.request_id))
-            await both.at_rest()
+            await both.at_rest()  # well before any lease would end
 
     asyncio.run(body())
 
