@@ -104,7 +104,9 @@ class DecodeWorker:
         return self._admission.num_waiting
 
     def ledger(self) -> dict[str, Any]:
-        return {"transfers": self._consumer.snapshot() if self._consumer is not None else {}}
+        if self._consumer is None:
+            return {"transfers": {}, "loads": []}
+        return {"transfers": self._consumer.snapshot(), "loads": self._consumer.ledger()}
 
     def gauges(self) -> dict[str, Callable[[], float]]:
         consumer = self._consumer

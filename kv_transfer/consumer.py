@@ -131,6 +131,11 @@ class KVConsumer:
     def num_transfers(self) -> int:
         return sum(len(link.claims) for link in self._links.values())
 
+    def ledger(self) -> list[dict[str, Any]]:
+        """One row per offer that is being read or waited for, for `/debug/kv`."""
+        now = time.monotonic()
+        return [held.row(now) for link in self._links.values() for held in link.claims.values()]
+
     def snapshot(self) -> dict[str, Any]:
         """Counters and gauges as one flat object."""
         return as_object(self.counters) | {

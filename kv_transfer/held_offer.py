@@ -17,6 +17,7 @@ from kv_transfer.block_check import ChecksumMismatch
 from kv_transfer.claim import Action, Claim, Connect, Copy, End, Landed, Send, StopCopy
 from kv_transfer.copier import Copier
 from kv_transfer.counters import ConsumerCounters
+from kv_transfer.lease import NAME_LEN
 from kv_transfer.messages import Opened, Read
 from kv_transfer.reader import Reader
 from kv_transfer.report import Spent, TransferReport
@@ -56,6 +57,7 @@ class HeldOffer:
         self._on_quarantine = on_quarantine
         self._on_landed = on_landed
         self._reader: Reader | None = None
+        self._since = time.monotonic()
         self._gate = Gate()
         self._spent = Spent()
         self._timer: asyncio.TimerHandle | None = None
@@ -63,9 +65,17 @@ class HeldOffer:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[End] = self._loop.create_future()
 
-    @property
-    def claim(self) -> Claim:
-        return self._claim
+    def row(self, now: float) -> dict[str, Any]:
+        """For `/debug/kv`."""
+        handle = self._claim.handle
+        return {
+            "offer": handle.offer_id[:NAME_LEN],
+            "producer": handle.instance_id,
+            "phase": self._claim.phase.value,
+            "blocks": handle.num_blocks,
+            "named": len(self._claim.block_ids),
+            "age_s": round(now - self._since, 3),
+        }
 
     # --- what its owner does -----------------------------------------------------------------
 
@@ -90,11 +100,6 @@ class HeldOffer:
     def report(self) -> TransferReport:
         """What it has cost, once `read` has returned."""
         return self._spent.report()
-
-    async def unless_ended(self, work: asyncio.Future[Any]) -> None:
-        """Until `work` is done, or the claim has failed."""
-        both: set[asyncio.Future[Any]] = {work, self._ended}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
 
     async def leave(self) -> None:
         """Cancel what has not ended, and wait until no byte lands any more: a few milliseconds, and

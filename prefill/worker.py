@@ -83,7 +83,7 @@ class PrefillWorker:
         return 0
 
     def ledger(self) -> dict[str, Any]:
-        return {"leases": self._producer.ledger()}
+        return {"transfers": self._producer.snapshot(), "leases": self._producer.ledger()}
 
     def gauges(self) -> dict[str, Callable[[], float]]:
         return {

@@ -215,5 +215,12 @@ def test_the_ledger_names_no_secret():
             assert row["peer"] == "" and 0 <= row["age_s"] < 5
             async with both.consumer.hold(handle, time.monotonic() + 5):
                 await until(lambda: both.producer.ledger()[0]["peer"] == "d")
+                await until(lambda: both.consumer.ledger()[0]["named"] == 2)
+                (row,) = both.consumer.ledger()
+                assert (row["offer"], row["producer"]) == (handle.offer_id[:8], "p")
+                assert (row["phase"], row["blocks"]) == ("held", 2) and row["age_s"] >= 0
+                assert handle.offer_id not in str(row)
+            assert both.consumer.ledger() == []
+            await until(lambda: both.producer.ledger() == [])
 
     asyncio.run(body())

@@ -242,6 +242,31 @@ def test_block_sizes_may_differ_over_every_connector(connector, tmp_path):
     asyncio.run(body())
 
 
+def test_the_ledger_tells_what_is_held_and_by_whom():
+    async def body():
+        async with pair() as both:
+            made = make("r", 50)
+            both.prefill.handle(b"proxy", RunPrefill(made, 1))
+            await both.proxy.until(lambda: both.proxy.tokens("r"))
+            (row,) = both.prefill.ledger()["leases"]
+            assert (row["request_id"], row["state"], row["peer"]) == ("r", "complete", "")
+            assert row["blocks"] == 4 and 0 < row["lease_s"] <= 10
+            blocks = await both.parts["p"].driver.call(lambda engine: engine.ledger())
+            assert blocks["held"] == both.prefill.ledger()["transfers"]["blocks_held"] == 4
+            handle = both.proxy.accepted["p", "r"]
+            both.decode.handle(b"proxy", RunDecode(made, handle, 1))
+            await both.proxy.until(lambda: both.proxy.finished("d", "r"))
+            await both.at_rest()
+            assert both.prefill.ledger()["leases"] == both.decode.ledger()["loads"] == []
+            ended = both.decode.ledger()["transfers"]
+            assert (ended["blocks_quarantined"], ended["transfers_pending"]) == (0, 0)
+            for parts in both.parts.values():
+                blocks = await parts.driver.call(lambda engine: engine.ledger())
+                assert blocks["held"] == blocks["reserved"] == 0 and blocks["blocks"] == []
+
+    asyncio.run(body())
+
+
 def test_a_handle_of_another_prompt_serves_nobody():
     """As a proxy that mixes requests up would pass it on: same length, other text."""
 
