@@ -98,7 +98,7 @@ def test_the_listeners_key_alone_does_not_open_the_door():
 
     async def scenario(echo):
         mine = derive("a key of the attacker's own")
-        half = cluster_key.ClusterKey(KEY.listener, mine.link, "", b"")
+        half = cluster_key.ClusterKey(KEY.listener, mine.link, "", b"", b"")
         with pytest.raises(asyncio.TimeoutError):
             await round_trip(echo, half, 0.7)
         await until(lambda: echo.listener.denied > 0)

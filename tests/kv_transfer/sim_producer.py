@@ -82,7 +82,7 @@ class Producer(Node):
                 f"{self.clock.random.getrandbits(8 * num_bytes):0{2 * num_bytes}x}"
             ),
         )
-        self._running: dict[str, list[int]] = {}  # request id: its blocks, while its prefill runs
+        self._running: dict[str, Any] = {}  # request id: its blocks, while its prefill runs
         self._published_at = 0.0
 
     def kill(self):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,9 @@ class End:
 
 class Unlike:
     def __init__(self, connector, sizes, tmp_path, *, staging=make_transport, **settings):
-        storage = {"storage_dir": str(tmp_path)} if connector == "shared_storage" else {}
+        storage: dict[str, Any] = (
+            {"storage_dir": str(tmp_path)} if connector == "shared_storage" else {}
+        )
         config = KVTransferConfig(connector, **storage, **settings)
         self.there, self.here = End("p", sizes[0], config, 1), End("d", sizes[1], config, 2)
         self.producer = KVProducer(
