@@ -113,7 +113,7 @@ class Producer(Node):
     def _chunk(self, prompt, blocks, start):
         """Compute some more tokens, and offer what has become full."""
         name, total = prompt.request_id, len(prompt.token_ids)
-        if self._running.get(name) is not blocks:
+        if id(self._running.get(name)) != id(blocks):
             return  # aborted
         end = min(total, start + self.clock.random.randint(1, total))
         for position in range(start, end):
