@@ -96,6 +96,13 @@ class ServeConfig:
     load_format: Literal["auto", "dummy"] = option("auto", "dummy: random weights from --seed")
     seed: int = option(0, "seed of dummy weights", metavar="N")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs")
+    enforce_eager: bool = option(
+        False, "on a GPU: no CUDA graphs; for debugging, or to save memory"
+    )
+    batch_invariant: bool = option(
+        False,
+        "on a GPU: the same bits for a token whoever shares its batch, as on a CPU always; slower",
+    )
     cpu_cores: str = option("", "cores to pin this instance to, e.g. 0-3,8", metavar="LIST")
     tensor_parallel_size: int = option(1, "GPUs per instance (only 1 so far)", metavar="N")
     enable_prefix_caching: bool = option(True, "keep finished blocks for prompts that share them")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.gpu.choice import triton_serves
 from kernels.native_library import DTYPE_CODES, library_for
 
 
@@ -13,6 +14,10 @@ def silu_mul(gate_up: Tensor) -> Tensor:
 
     Rounded to the dtype twice, after silu and after the product, as Hugging Face's models do.
     """
+    if triton_serves(gate_up):
+        from kernels.gpu.activation import silu_mul_triton
+
+        return silu_mul_triton(gate_up)
     native = library_for(gate_up)
     if native is None:
         return silu_mul_torch(gate_up)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.gpu.choice import triton_serves
 from kernels.native_library import DTYPE_CODES, int64_array, library, library_for
 
 _QUERIES = 16  # queries per tile of the torch face
@@ -29,6 +30,8 @@ def paged_attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    max_query_len: int | None = None,
+    max_context_len: int | None = None,
 ) -> Tensor:
     """Causal attention of each sequence's new tokens over its whole context.
 
@@ -39,8 +42,29 @@ def paged_attention(
     context_lens:      [seqs] int32, cached tokens including the new ones
     window:            a query at p sees keys in (p - window, p]
     softcap:           scores become softcap * tanh(scores / softcap)
+    max_query_len, max_context_len:  upper bounds, which spare a GPU the wait for the host to read
+                       them from the tensors
     returns            [tokens, heads, head_dim], contiguous
     """
+    if triton_serves(query, k_cache, v_cache):
+        from kernels.gpu.attention import paged_attention_triton
+
+        if max_query_len is None or max_context_len is None:
+            max_query_len = int(cu_seqlens.diff().max())
+            max_context_len = int(context_lens.max())
+        return paged_attention_triton(
+            query,
+            k_cache,
+            v_cache,
+            block_tables,
+            cu_seqlens,
+            context_lens,
+            scale,
+            window,
+            softcap,
+            max_query_len,
+            max_context_len,
+        )
     face = _paged_attention_native if _is_native(query, k_cache, v_cache) else paged_attention_torch
     batch = (query, k_cache, v_cache, block_tables, cu_seqlens, context_lens)
     return face(*batch, scale, window, softcap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from kernels.gpu.choice import triton_serves
 from kernels.native_library import library_for
 
 
@@ -14,6 +15,11 @@ def store_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tens
     k_cache, v_cache:  [blocks, kv_heads, block_size, head_dim], any strides, last one contiguous
     slots:             [tokens] int64, block id * block_size + offset; -1 is padding and is skipped
     """
+    if triton_serves(k, v, k_cache, v_cache):
+        from kernels.gpu.rope import store_kv_triton
+
+        store_kv_triton(k, v, k_cache, v_cache, slots)
+        return
     native = library_for(k, v, k_cache, v_cache)
     if native is None or not k.dtype == v.dtype == k_cache.dtype == v_cache.dtype:
         store_kv_torch(k, v, k_cache, v_cache, slots)

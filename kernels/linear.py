@@ -8,11 +8,13 @@ nothing of layers or of which weights belong together; fusing projections is the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kernels.gpu.choice import triton_serves
 from kernels.native_library import DTYPE_CODES, library, library_for
 
 _ROWS = 16  # rows per call into the BLAS; fewer than 8 take other paths there, with other sums
@@ -22,9 +24,9 @@ _WIDE_CHUNK = 4096  # weight rows widened at a time for a float32 result
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A weight in the order in which the active face reads it. It owns its memory.
+    """A weight in the order in which the active face reads it.
 
-    `pack` copies, so the caller may drop the original; tied embeddings keep theirs.
+    On a CPU it is a copy, so the caller may drop the original; on a GPU it is the weight itself.
     """
 
     in_features: int
@@ -32,11 +34,15 @@ class PackedWeight:
     dtype: torch.dtype
     data: Tensor  # native: panels as bytes; torch: [out, in], padded with zeros to multiples of 64
     bias: Tensor | None  # [out] float32, as long as the padded rows in torch
-    is_native: bool
+    face: Literal["native", "torch", "gpu"]
 
 
 def pack(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
     """weight: [out, in], bias: [out]; bfloat16, float16 or float32."""
+    if triton_serves(weight):
+        rows, cols = weight.shape
+        wide = None if bias is None else bias.detach().float()
+        return PackedWeight(cols, rows, weight.dtype, weight.detach().contiguous(), wide, "gpu")
     native = library_for(weight)
     if native is None:
         return pack_torch(weight, bias)
@@ -48,7 +54,7 @@ def pack(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
     source = (weight.data_ptr(), weight.stride(0), rows, cols)
     native.xpyd_linear_pack(code, *source, data.data_ptr())
     wide = None if bias is None else bias.detach().to(torch.float32, copy=True).contiguous()
-    return PackedWeight(cols, rows, weight.dtype, data, wide, is_native=True)
+    return PackedWeight(cols, rows, weight.dtype, data, wide, "native")
 
 
 def linear(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype | None = None) -> Tensor:
@@ -64,9 +70,14 @@ def linear(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype | None = None
     if out_dtype not in (None, x.dtype, torch.float32):
         raise ValueError(f"linear: result in {out_dtype} from {x.dtype}")
     rows = x.reshape(-1, packed.in_features)
-    face = _linear_native if packed.is_native else linear_torch
-    out = face(rows, packed, out_dtype or x.dtype)
+    out = _FACES[packed.face](rows, packed, out_dtype or x.dtype)
     return out if x.dim() == 2 else out.view(*x.shape[:-1], packed.out_features)
+
+
+def _linear_gpu(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> Tensor:
+    from kernels.gpu.linear import linear_gpu
+
+    return linear_gpu(x, packed.data, packed.bias, out_dtype)
 
 
 def _linear_native(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> Tensor:
@@ -96,7 +107,7 @@ def pack_torch(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
     if bias is not None:
         wide = torch.zeros(data.shape[0], dtype=torch.float32, device=weight.device)
         wide[:rows] = bias.detach()
-    return PackedWeight(cols, rows, weight.dtype, data, wide, is_native=False)
+    return PackedWeight(cols, rows, weight.dtype, data, wide, "torch")
 
 
 def linear_torch(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> Tensor:
@@ -120,3 +131,6 @@ def _wide_linear(rows: Tensor, packed: PackedWeight) -> Tensor:
     parts = [functional.linear(rows, packed.data[i : i + _WIDE_CHUNK].float()) for i in starts]
     out = torch.cat(parts, dim=1)
     return out if packed.bias is None else out + packed.bias
+
+
+_FACES = {"native": _linear_native, "torch": linear_torch, "gpu": _linear_gpu}

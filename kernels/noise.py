@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.gpu.choice import triton_serves
 from kernels.native_library import library
 
 _MASK = 0xFFFFFFFF
@@ -44,6 +45,10 @@ def gumbel(seeds: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
 
     Equal on every device and in every batch.
     """
+    if triton_serves(seeds, positions):
+        from kernels.gpu.noise import gumbel_triton
+
+        return gumbel_triton(seeds, positions, vocab_size)
     native = library() if seeds.device.type == "cpu" else None
     if native is None:
         return gumbel_torch(seeds, positions, vocab_size)
@@ -56,6 +61,10 @@ def gumbel(seeds: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
 
 def gumbel_at(seeds: Tensor, positions: Tensor, token_ids: Tensor) -> Tensor:
     """`gumbel(...)` at token_ids [rows, n] int64 only: [rows, n] float32."""
+    if triton_serves(seeds, positions, token_ids):
+        from kernels.gpu.noise import gumbel_at_triton
+
+        return gumbel_at_triton(seeds, positions, token_ids)
     native = library() if seeds.device.type == "cpu" else None
     if native is None:
         return gumbel_at_torch(seeds, positions, token_ids)

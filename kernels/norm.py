@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.gpu.choice import triton_serves
 from kernels.native_library import DTYPE_CODES, library_for
 
 
@@ -13,6 +14,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     The result is contiguous. Source: Zhang and Sennrich 2019, arXiv:1910.07467.
     """
+    if triton_serves(x, weight):
+        from kernels.gpu.norm import rms_norm_triton
+
+        return rms_norm_triton(x, weight, eps)
     native = library_for(x) if x.dtype == weight.dtype else None
     if native is None:
         return rms_norm_torch(x, weight, eps)
@@ -34,6 +39,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """`(rms_norm(x + residual), x + residual)`; the sum is rounded to x's dtype first."""
+    if triton_serves(x, residual, weight):
+        from kernels.gpu.norm import add_rms_norm_triton
+
+        return add_rms_norm_triton(x, residual, weight, eps)
     native = library_for(x) if x.dtype == residual.dtype == weight.dtype else None
     if native is None:
         total = x + residual

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.gpu.choice import triton_serves
+
 NUM_BEST = 256
 _NONE = float("-inf")
 
@@ -22,6 +24,10 @@ def cut_off(x: Tensor, min_p: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     top_k:  [rows] int64, 0 is off: so many of the likeliest
     top_p:  [rows] float32, 1 is off: the fewest of the likeliest that together reach it
     """
+    if triton_serves(x, min_p, top_k, top_p):
+        from kernels.gpu.truncation import cut_off_triton
+
+        return cut_off_triton(x, min_p, top_k, top_p)
     num_best = min(NUM_BEST, x.shape[1])
     best, ids = x.topk(num_best, dim=-1)
     cut = _floor(best, min_p, top_k)

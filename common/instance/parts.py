@@ -25,9 +25,16 @@ from common.engine.kv_cache import (
 from common.engine_client import ModelCard
 from common.errors import ConfigError
 from common.instance.transfers import Transfers
-from common.model.loader import load_model, model_fingerprint, resolve_model
+from common.model.cuda_graphs import GraphedModel
+from common.model.llama import Llama
+from common.model.loader import CausalLM, load_model, model_fingerprint, resolve_model
+from common.model.spec import ModelSpec
+from common.model.step_memory import peak_step_bytes
 from common.text import tokenizer_json
 from kernels import native_library
+from kernels.gpu.choice import has_triton, is_batch_invariant, set_batch_invariant
+
+_GRAPHS = 2  # captured graphs keep what a step needs in memory of their own
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +73,10 @@ def build_engine(config: ServeConfig) -> EngineParts:
     """Load the model and make everything around it. Raises ConfigError with one clear line."""
     began = time.monotonic()
     device = choose_device(config.device)
+    if config.batch_invariant:
+        if device.type == "cuda" and not has_triton():
+            raise ConfigError("--batch-invariant on a GPU needs triton, which is not installed")
+        set_batch_invariant(True)
     path = resolve_model(config.model)
     model = load_model(
         path,
@@ -76,28 +87,25 @@ def build_engine(config: ServeConfig) -> EngineParts:
         max_model_len=config.max_model_len,
     )
     spec = model.spec
-    settings = EngineSettings(
-        max_model_len=spec.max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
-        max_num_waiting=config.max_num_waiting,
-        enable_prefix_caching=config.enable_prefix_caching,
-    )
+    settings = _settings(config, spec)
     layout = KVLayout.of(spec, config.block_size)
     num_blocks = default_num_blocks(
         layout,
         settings,
         kv_cache_memory=config.kv_cache_memory,
-        available_bytes=_available_bytes(device, config.gpu_memory_utilization),
+        available_bytes=_available_bytes(model, layout, settings, device, config),
         is_shared=device.type == "cpu",
     )
     cache = KVCache(layout, num_blocks, device)
-    face = _kernel_face()
+    face = _kernel_face(device)
     identity = model_fingerprint(path, spec, spec.dtype, config.load_format, config.seed)
     fingerprint = kv_fingerprint(identity, layout, f"{device.type} {face}")
     constraints = ConstraintCompiler(
         lambda: tokenizer_json(path), spec.vocab_size, spec.eos_token_ids
     )
+    is_eager = config.enforce_eager or config.batch_invariant
+    if device.type == "cuda" and has_triton() and not is_eager and isinstance(model, Llama):
+        model = GraphedModel(model, cache.tensor, settings.max_num_seqs)
     engine = Engine(
         model, cache, settings, spec.eos_token_ids, fingerprint, constraints=constraints
     )
@@ -115,15 +123,40 @@ def build_engine(config: ServeConfig) -> EngineParts:
     return EngineParts(path, card, cache, engine, EngineDriver(engine), fingerprint)
 
 
-def _kernel_face() -> str:
+def _settings(config: ServeConfig, spec: ModelSpec) -> EngineSettings:
+    return EngineSettings(
+        max_model_len=spec.max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
+        max_num_waiting=config.max_num_waiting,
+        enable_prefix_caching=config.enable_prefix_caching,
+    )
+
+
+def _kernel_face(device: torch.device) -> str:
     """Which kernels run here; compiles the native ones the first time, which takes seconds."""
+    if device.type == "cuda":
+        mode = " batch-invariant" if is_batch_invariant() else ""
+        return f"triton{mode}" if has_triton() else "torch"
     status = native_library.status()
     return f"native {status.reason}" if status.face == "native" else "torch"
 
 
-def _available_bytes(device: torch.device, utilization: float) -> int:
-    """What a KV cache may take. On a GPU: the share asked for, less what is in use already."""
+def _available_bytes(
+    model: CausalLM,
+    layout: KVLayout,
+    settings: EngineSettings,
+    device: torch.device,
+    config: ServeConfig,
+) -> int:
+    """What a KV cache may take. On a GPU: the share asked for, less what is in use already and
+    what the largest step needs."""
     if device.type == "cpu":
         return available_host_bytes()
+    num_tokens = min(settings.max_num_batched_tokens, settings.max_model_len)
+    step = peak_step_bytes(
+        model, layout.block_shape, layout.torch_dtype, num_tokens, settings.max_num_seqs
+    )
     free, total = torch.cuda.mem_get_info(device)
-    return max(0, int(total * utilization) - (total - free))
+    in_use = total - free
+    return max(0, int(total * config.gpu_memory_utilization) - in_use - _GRAPHS * step)

@@ -22,3 +22,6 @@ class ForwardInputs:
     context_lens: Tensor  # [seqs] int32: tokens in cache after this step's K and V are stored
     block_tables: Tensor  # [seqs, max blocks] int32; unused entries 0
     logits_rows: Tensor  # [rows] int64: which of the tokens need logits
+    # Upper bounds, known on the host: a GPU would have to be waited for.
+    max_query_len: int
+    max_context_len: int

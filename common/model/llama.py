@@ -17,10 +17,9 @@ from common.model.rope import rope_tables
 from common.model.spec import LlamaShape, ModelSpec
 from kernels.activation import silu_mul
 from kernels.attention import paged_attention
-from kernels.kv_store import store_kv
 from kernels.linear import PackedWeight, linear, pack
 from kernels.norm import add_rms_norm, rms_norm
-from kernels.rope import apply_rope
+from kernels.rope import rope_and_store
 
 IGNORABLE = ("rotary_emb.inv_freq",)  # stored in some old checkpoints; computed here
 
@@ -89,8 +88,9 @@ class Llama:
         q, k, v = torch.split(qkv, heads, dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = rms_norm(q, layer.q_norm, eps), rms_norm(k, layer.k_norm, eps)
-        apply_rope(q, k, self._cos, self._sin, inputs.positions)
-        store_kv(k, v, k_cache, v_cache, inputs.slots)
+        rope_and_store(
+            q, k, v, self._cos, self._sin, inputs.positions, k_cache, v_cache, inputs.slots
+        )
         mixed = paged_attention(
             q,
             k_cache,
@@ -100,6 +100,8 @@ class Llama:
             inputs.context_lens,
             self._scale,
             window=layer.window,
+            max_query_len=inputs.max_query_len,
+            max_context_len=inputs.max_context_len,
         )
         return linear(mixed.flatten(1), layer.output)
 

@@ -32,7 +32,9 @@ UNWANTED_FILES = ["consolidated*", "original/*", "*/*"]
 
 
 class CausalLM(Protocol):
-    spec: ModelSpec  # dtype is the one in use
+    @property
+    def spec(self) -> ModelSpec:
+        """Its dtype is the one in use."""
 
     def forward(self, inputs: ForwardInputs, cache: Tensor) -> Tensor:
         """Write this step's K and V into `cache`; return logits [rows, vocab] float32.

@@ -98,6 +98,8 @@ def attend(
         query.shape[3] ** -0.5 if scaling is None else scaling,
         window=sliding_window,
         softcap=softcap,
+        max_query_len=this.inputs.max_query_len,
+        max_context_len=this.inputs.max_context_len,
     )
     return mixed.unsqueeze(0), None
 

@@ -189,6 +189,8 @@ def _run_one_token(model: TransformersModel, device: torch.device) -> None:
         context_lens=one,
         block_tables=torch.zeros(1, 1, dtype=torch.int32, device=device),
         logits_rows=zero,
+        max_query_len=1,
+        max_context_len=1,
     )
     model.forward(inputs, torch.zeros(shape, dtype=getattr(torch, spec.dtype), device=device))
 

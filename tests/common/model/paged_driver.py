@@ -88,6 +88,8 @@ class PagedDriver:
             context_lens=torch.tensor([s.computed for s, _ in work], dtype=torch.int32),
             block_tables=torch.tensor(tables, dtype=torch.int32),
             logits_rows=torch.tensor(rows),
+            max_query_len=max(count for _, count in work),
+            max_context_len=max(s.computed for s, _ in work),
         )
         logits = self.model.forward(inputs, self.cache)
         counts = [count if every_row else 1 for _, count in work]

@@ -1,0 +1,86 @@
+"""Compile every Triton kernel for one GPU generation, without a GPU; one line each.
+
+python tests/kernels/gpu/compile_kernels.py 90
+"""
+
+import sys
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kernels.gpu import activation, attention, linear, noise, norm, rope, truncation
+
+POINTERS = {
+    "tables_ptr": "*i32", "starts_ptr": "*i32", "contexts_ptr": "*i32", "parts_ptr": "*fp32",
+    "cos_ptr": "*fp32", "sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64",
+    "seeds_ptr": "*i64", "tokens_ptr": "*i64", "bias_ptr": "*fp32", "min_p_ptr": "*fp32",
+    "top_k_ptr": "*i64", "top_p_ptr": "*fp32",
+}  # fmt: skip
+# Strides and sizes that are multiples of 16 in every real model.
+ALIGNED = ("stride_", "q_", "k_", "v_", "out_", "cache_", "x_", "weight_", "num_inputs", "dim")
+FLOATS = {"scale", "softcap", "eps"}
+HEAD = {
+    "GROUP": 4, "KEYS": 64, "SPLIT_KEYS": attention.SPLIT, "BLOCK_SIZE": 32, "DIM": 128,
+    "DIM_PADDED": 128, "WINDOW": 0, "HAS_SOFTCAP": False, "PRECISION": "tf32",
+}  # fmt: skip
+
+
+def cases():
+    """(kernel, constants, element type of the other pointers, options)"""
+    for tile, mode in ((attention.PREFILL, False), (attention.INVARIANT, True)):
+        shape = {"TOKENS": tile.rows // 4, "ROWS": tile.rows, "IS_INVARIANT": mode}
+        options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+        yield attention._prefill, {**HEAD, **shape}, "bf16", options
+        yield attention._prefill, {**HEAD, **shape, "WINDOW": 512}, "bf16", options
+    for tile, mode in ((attention.DECODE, False), (attention.INVARIANT, True)):
+        shape = {"ROWS": tile.rows, "IS_INVARIANT": mode}
+        options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+        yield attention._decode, {**HEAD, **shape}, "bf16", options
+        yield attention._combine, {**HEAD, "IS_INVARIANT": mode}, "bf16", {"num_warps": 1}
+    product = {"ROWS": 64, "OUTPUTS": 128, "INPUTS": 64, "GROUP": 8, "PRECISION": "tf32"}
+    yield linear._linear, {**product, "HAS_BIAS": True}, "bf16", {"num_warps": 4, "num_stages": 4}
+    yield norm._rms_norm, {"ADDS": True, "BLOCK": 4096}, "bf16", {"num_warps": 8}
+    yield activation._silu_mul, {"BLOCK": 1024}, "bf16", {}
+    heads = {"Q_HEADS": 32, "KV_HEADS": 8, "K_HEADS": 8, "HALF": 64, "DIM": 128}
+    for kernel in (rope._rope, rope._rope_store, rope._store_kv):
+        yield kernel, heads, "bf16", {}
+    yield noise._gumbel, {"BLOCK": 1024}, "fp32", {"enable_fp_fusion": False}
+    yield noise._gumbel_at, {"BLOCK": 256}, "fp32", {"enable_fp_fusion": False}
+    yield truncation._cut_off, {"BLOCK": 4096}, "fp32", {"num_warps": 8}
+
+
+def compiled(kernel, constants, element, options, capability):
+    constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
+    signature = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name.endswith("_ptr"):
+            signature[name] = POINTERS.get(name, f"*{element}")
+        else:
+            signature[name] = "fp32" if name in FLOATS else "i32"
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, (name, kind) in enumerate(signature.items())
+        if kind.startswith("*") or name.startswith(ALIGNED)
+    }
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def main():
+    capability = int(sys.argv[1])
+    for kernel, constants, element, options in cases():
+        binary = compiled(kernel, constants, element, options, capability)
+        ptx = binary.asm["ptx"]
+        units = "wgmma" if "wgmma" in ptx else "mma" if "mma.sync" in ptx else ""
+        uses_dot = kernel in (attention._prefill, attention._decode, linear._linear)
+        products = f"tensor cores: {units or 'no tensor cores'}" if uses_dot else ""
+        size = len(binary.asm["cubin"])
+        shared = binary.metadata.shared
+        print(f"{kernel.__name__:12} {size:7} bytes, {shared:6} shared {products}".rstrip())
+
+
+if __name__ == "__main__":
+    main()
