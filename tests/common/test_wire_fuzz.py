@@ -49,7 +49,13 @@ EXAMPLES = {
     ),
     "producer": (
         m.ToProducer,
-        [m.Open(CLAIM, HANDLE, "f", "d"), m.Renew((CLAIM,)), m.Finish(CLAIM)],
+        [
+            m.Open(CLAIM, HANDLE, "f", "d"),
+            m.Renew((CLAIM,)),
+            m.Read(CLAIM, b"request", (3, 4)),
+            m.Finish(CLAIM),
+            m.Cancel(CLAIM),
+        ],
     ),
     "consumer": (
         m.ToConsumer,
