@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 
 from common.text import TextModel
 from tests.common.api.anthropic_client import TOOLS, USER
@@ -250,7 +250,7 @@ THINKER = (
 
 def thinker(monkeypatch, answer, marks=()):
     app = InProcess(says(answer))
-    tokenizer = byte_level()
+    tokenizer = Tokenizer.from_str(byte_level().to_str())  # a copy: others share that one
     tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in marks])
     made = TextModel(tokenizer, templates={"default": THINKER})
     monkeypatch.setattr("tests.common.api.apps.text_model", lambda: made)
