@@ -141,6 +141,9 @@ class Rounds:
             await self._bring_back(fault.victim)
 
         async def is_whole() -> bool:
+            for target in self._targets():  # the proxy may not have missed it yet
+                if not (target.is_running() and await self._site.is_healthy(target.url)):
+                    return False
             return await self._site.num_ready() == self._num_instances
 
         if not await until(is_whole, self._settings.whole_s):
