@@ -114,8 +114,8 @@ def _told(answer: aiohttp.ClientResponse) -> dict[str, float]:
 def _waterfall(spent: dict[str, float]) -> str:
     """One line per stage, each bar beginning where the one before ended."""
     if TTFT not in spent:
-        return "   no timings reported"
-    lines = [f"   time to first token {spent[TTFT]:.1f} ms"]
+        return "   TTFT: no timings reported"
+    lines = [f"   TTFT: {spent[TTFT]:.1f} ms"]
     lines += _bars({name: spent[name] for name in TO_FIRST if name in spent}, spent[TTFT])
     if HANDOVER in spent:
         lines.append(f"   then to the second token {spent[HANDOVER]:.1f} ms")
