@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from common.cluster_key import derive
-from common.errors import BadRequest, Unavailable
+from common.errors import BadRequest
 from common.instance.external_router import ExternalRouter
 from tests.roles.test_hand_over import make, pair
 
@@ -137,10 +137,10 @@ def test_the_wrong_role_says_which_it_is():
     async def body():
         async with routed() as (both, prefill, decode):
             request = make("r", 40)
-            with pytest.raises(Unavailable, match="decode instance"):
+            with pytest.raises(BadRequest, match="decode instance"):
                 await decode.offer(one_token(request))
             params, _ = await prefill.offer(one_token(request))
-            with pytest.raises(Unavailable, match="prefill instance"):
+            with pytest.raises(BadRequest, match="prefill instance"):
                 await tokens_of(
                     prefill.load(msgspec.structs.replace(request, request_id="x"), params)
                 )
