@@ -109,7 +109,9 @@ def test_block_sizes_may_differ_between_processes(connector, sizes, tmp_path):
     skip_without(connector)
 
     async def body():
-        async with cluster(tmp_path, connector=connector, arguments=ARGUMENTS) as made:
+        options = {"connector": connector, "arguments": ARGUMENTS}
+        async with cluster(tmp_path, proxy=False, **options) as made:
+            made.start_proxy()
             for role, size in zip(("prefill", "decode"), sizes, strict=True):
                 made.start_instance(role, "--block-size", str(size), "--dtype", "float32")
             await made.healthy()
