@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ class Flight:
     machine: Choreography
     model: str
     turn: int
-    taken_at: float  # when its client last took an event
+    taken_at: float  # when its client last took an event, or had none to take
     trip: Trip
     outbox: deque[TokenEvent] = field(default_factory=deque)
     unread: Unread = field(default_factory=Unread)  # what is in there
@@ -35,6 +36,8 @@ class Flight:
     observed: Observed = field(default_factory=Observed)
 
     def put(self, event: TokenEvent) -> None:
+        if not self.outbox:
+            self.taken_at = time.monotonic()
         self.outbox.append(event)
         self.unread.came(event)
 

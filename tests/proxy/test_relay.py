@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections import Counter
 
 import pytest
@@ -349,6 +350,23 @@ def test_a_client_that_reads_nothing_is_given_up(monkeypatch):
             with pytest.raises(XpydError):
                 async for _ in events:
                     pass
+
+    run(scenario())
+
+
+def test_a_client_is_not_given_up_for_what_it_could_not_have_read_yet(monkeypatch):
+    monkeypatch.setattr("proxy.relay.UNREAD_S", 0.3)
+
+    async def scenario():
+        async with running_fleet(Standin("both", step_s=0.5)) as (fleet, _):
+            take = fleet._on_tokens
+
+            def take_then_tick(instance_id, message, now):
+                take(instance_id, message, now)
+                fleet._on_tick(time.monotonic())  # before the reader has had a turn
+
+            monkeypatch.setattr(fleet, "_on_tokens", take_then_tick)
+            assert await collect(fleet, make_request(max_tokens=4)) == answer(4)
 
     run(scenario())
 
