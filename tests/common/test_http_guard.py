@@ -103,7 +103,7 @@ class Served:
     def assert_healthy(self):
         began = time.monotonic()
         assert httpx.get(f"{self.url}/health", timeout=2).status_code == 200
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 5.0
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def test_slow_headers_are_closed(server, begin):
             except TimeoutError:
                 if begin:
                     sock.sendall(b"x")
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 6.5
         assert data is not None
         assert not data or status_of(data) == 408
         server.assert_healthy()
@@ -255,7 +255,7 @@ def test_empty_lines_do_not_keep_a_connection(server):
                 sock.sendall(b"\r\n")
             except OSError:
                 break
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 6.5
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_body_that_never_comes_is_closed(server, head):
                 data = sock.recv(1000)
             except TimeoutError:
                 sock.sendall(b"x")
-        assert 1.0 < time.monotonic() - began < 3.5
+        assert 1.0 < time.monotonic() - began < 7.5
         assert data and status_of(data) == 408
         server.assert_healthy()
 
@@ -283,7 +283,7 @@ def test_an_early_answer_does_not_keep_the_connection(server):
         began = time.monotonic()
         sock.sendall(b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
         assert read_all(sock).startswith(b"HTTP/1.1 401")
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
 
 
 def test_honest_clients_are_untouched(server):
@@ -411,7 +411,7 @@ def test_slow_headers_are_closed_under_tls_too(certificate):
         began = time.monotonic()
         sock.sendall(b"GET /health HTT")
         assert status_of(read_all(sock)) == 408
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 8
 
 
 def test_files_that_are_no_certificate_are_refused_in_one_line(certificate, tmp_path):

@@ -172,7 +172,7 @@ def test_a_runaway_template_is_stopped(source):
     started = time.monotonic()
     with pytest.raises((BadRequest, TemplateRefused)):
         render(source, deadline_s=0.2)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 7
 
 
 def test_a_looping_template_is_refused_at_once():

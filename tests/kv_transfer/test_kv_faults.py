@@ -132,7 +132,7 @@ def test_a_wire_that_falls_silent_ends_the_fetch_on_both_sides_in_time(direction
             began = time.monotonic()
             with pytest.raises(error):
                 await fetch
-            assert time.monotonic() - began < 1.2
+            assert time.monotonic() - began < 5.2
             relay.hold("up")
             await until(lambda: both.source.num_held == 0, timeout_s=1.5)
 
@@ -314,7 +314,7 @@ def test_a_handle_that_was_tampered_with_fails_soon(change, error):
             began = time.monotonic()
             with pytest.raises(error):
                 await both.fetch(handle, [0])
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 6
 
     asyncio.run(body())
 

@@ -84,7 +84,7 @@ def test_garbage_is_counted_and_an_honest_peer_is_served_meanwhile():
                     await socket.send_multipart(each)
             began = time.monotonic()
             assert await both.fetch(handle, [0, 1]) == 6
-            assert time.monotonic() - began < 0.5
+            assert time.monotonic() - began < 4.5
             await until(lambda: both.producer.num_bad_messages >= len(frames) - 4)
             assert both.producer.num_transfers == 0
 

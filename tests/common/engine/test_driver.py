@@ -247,7 +247,7 @@ def test_stop_keeps_its_deadline_when_a_step_hangs():
         await until(model.entered.is_set)
         began = time.monotonic()
         assert await driver.stop(0.1) is False
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 6
         model.open.set()
 
     model = Gate()
