@@ -166,13 +166,18 @@ class Cluster:
                 found[key] = found.get(key, 0.0) + float(value)
         return found
 
-    async def at_rest(self, *children: Child, timeout_s: float = 30.0) -> None:
-        """Ledger and gauges say that nothing is taken, on every instance named (default: all)."""
-        deadline = time.monotonic() + timeout_s
+    async def at_rest(self, *children: Child, timeout_s: float = 30.0) -> float:
+        """Ledger and gauges say that nothing is taken, on every instance named (default: all).
+
+        Returns the seconds until that was so.
+        """
+        began = time.monotonic()
+        deadline = began + timeout_s
         for child in children or self.instances:
             while wrong := await self._not_at_rest(child):
                 assert time.monotonic() < deadline, f"{child.plan.name}: {wrong}\n{self.logs()}"
                 await asyncio.sleep(0.05)
+        return time.monotonic() - began
 
     async def _not_at_rest(self, child: Child) -> dict[str, Any]:
         metrics = await self.metrics(child)

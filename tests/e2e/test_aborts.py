@@ -41,9 +41,12 @@ def test_hang_ups_at_every_stage_free_all_blocks(connector, tmp_path):
         options = {"connector": connector, "arguments": ARGUMENTS}
         async with cluster(tmp_path, prefill=1, decode=1, **options) as made:
             # Before prefill begins, while it runs, around the hand-over, while decode runs.
+            took = []
             for delay_s in (0.002, 0.02, 0.1, 0.2, 0.4, 0.8, 1.5):
                 await hang_up_after(made, delay_s, LONG)
-                await made.at_rest()
+                took.append(await made.at_rest())
+            # Within a second, is the promise; the machine itself may pause in one or two of them.
+            assert sorted(took)[len(took) // 2] < 1.0, took
             # Many at once: some run, some wait in queues.
             delays = [0.05 * i for i in range(1, 25)]
             await asyncio.gather(
