@@ -9,7 +9,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.gpu import activation, attention, linear, noise, norm, rope, truncation
+from kernels.gpu import (
+    activation,
+    attention,
+    attention_kernels,
+    linear,
+    noise,
+    norm,
+    rope,
+    truncation,
+)
 
 POINTERS = {
     "tables_ptr": "*i32", "starts_ptr": "*i32", "contexts_ptr": "*i32", "parts_ptr": "*fp32",
@@ -31,13 +40,18 @@ def cases():
     for tile, mode in ((attention.PREFILL, False), (attention.INVARIANT, True)):
         shape = {"TOKENS": tile.rows // 4, "ROWS": tile.rows, "IS_INVARIANT": mode}
         options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-        yield attention._prefill, {**HEAD, **shape}, "bf16", options
-        yield attention._prefill, {**HEAD, **shape, "WINDOW": 512}, "bf16", options
+        yield attention_kernels.prefill_kernel, {**HEAD, **shape}, "bf16", options
+        yield attention_kernels.prefill_kernel, {**HEAD, **shape, "WINDOW": 512}, "bf16", options
     for tile, mode in ((attention.DECODE, False), (attention.INVARIANT, True)):
         shape = {"ROWS": tile.rows, "IS_INVARIANT": mode}
         options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-        yield attention._decode, {**HEAD, **shape}, "bf16", options
-        yield attention._combine, {**HEAD, "IS_INVARIANT": mode}, "bf16", {"num_warps": 1}
+        yield attention_kernels.decode_kernel, {**HEAD, **shape}, "bf16", options
+        yield (
+            attention_kernels.combine_kernel,
+            {**HEAD, "IS_INVARIANT": mode},
+            "bf16",
+            {"num_warps": 1},
+        )
     product = {"ROWS": 64, "OUTPUTS": 128, "INPUTS": 64, "GROUP": 8, "PRECISION": "tf32"}
     yield linear._linear, {**product, "HAS_BIAS": True}, "bf16", {"num_warps": 4, "num_stages": 4}
     yield norm._rms_norm, {"ADDS": True, "BLOCK": 4096}, "bf16", {"num_warps": 8}
@@ -75,7 +89,11 @@ def main():
         binary = compiled(kernel, constants, element, options, capability)
         ptx = binary.asm["ptx"]
         units = "wgmma" if "wgmma" in ptx else "mma" if "mma.sync" in ptx else ""
-        uses_dot = kernel in (attention._prefill, attention._decode, linear._linear)
+        uses_dot = kernel in (
+            attention_kernels.prefill_kernel,
+            attention_kernels.decode_kernel,
+            linear._linear,
+        )
         products = f"tensor cores: {units or 'no tensor cores'}" if uses_dot else ""
         size = len(binary.asm["cubin"])
         shared = binary.metadata.shared
