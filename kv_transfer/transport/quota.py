@@ -19,9 +19,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from kv_transfer.transport.block_file import TEMPORARY_PREFIX
+
 USAGE = ".usage"
 LOW_WATER = 0.9
 LOCK_S = 2.0  # it is held for microseconds, or for one eviction, or by a process that was stopped
+ABANDONED_S = 300  # an unfinished file that nobody has written to for so long has no writer
 _PAUSE_S = 0.005
 _NUM_DIGITS = 20
 
@@ -94,16 +97,22 @@ class Quota:
             _write(usage, self._evict(self._max_bytes))
 
     def _evict(self, target: int) -> int:
-        """Remove files, oldest first, until they take at most `target` bytes; what is left."""
+        """Remove files, oldest first, until they take at most `target` bytes; what is left.
+
+        A file that somebody may still be writing counts and stays.
+        """
         found = []
+        youngest_ns = time.time_ns() - ABANDONED_S * 10**9
         for path in self._files():
             with contextlib.suppress(OSError):
                 status = path.lstat()
                 found.append((status.st_mtime_ns, status.st_size, path))
         used = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
+        for modified_ns, size, path in sorted(found):
             if used <= max(0, target):
                 break
+            if path.name.startswith(TEMPORARY_PREFIX) and modified_ns > youngest_ns:
+                continue
             with contextlib.suppress(OSError):
                 path.unlink()
                 used -= size

@@ -17,6 +17,7 @@ from common.wire import Deregister, Register, RunWhole
 from proxy.choreography import Limits
 from proxy.membership import Membership
 from proxy.relay import Fleet
+from tests.ports import free_port
 from tests.proxy.fleet_of_standins import (
     PROMPT,
     answer,
@@ -312,10 +313,10 @@ def test_an_instance_that_comes_back_takes_over():
 
 def test_a_restart_at_the_same_endpoint_is_a_new_incarnation():
     async def scenario():
-        async with running_fleet(Standin("both", "b")) as (fleet, (old,)):
+        port = free_port()  # not one that the kernel may give to somebody else meanwhile
+        async with running_fleet(Standin("both", "b", endpoint_port=port)) as (fleet, (old,)):
             request = asyncio.ensure_future(collect(fleet, make_request(max_tokens=100)))
             await until(lambda: bool(old.sequences))
-            port = int(old.info.endpoint.rpartition(":")[2])
             await old.close()
             new = StandinInstance(Standin("both", "b", endpoint_port=port))
             await new.start()
