@@ -310,7 +310,7 @@ class UpConfig:
         "", "Hugging Face directory or name; default: the bundled model", env="MODEL"
     )
     served_model_name: str = option("", "name in the API; default: the last part of the model")
-    connector: str = option("shm", "how KV blocks travel: shm, nixl or shared_storage")
+    connector: str = option("shm", "how KV blocks travel: shm, nixl, nccl or shared_storage")
     host: str = option("127.0.0.1", "address of the proxy")
     port: int = option(8000, "port of the proxy", env="PROXY_PORT")
     registry_port: int = option(30001, "port of the proxy's registry; the next free one is taken")

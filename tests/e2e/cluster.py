@@ -23,6 +23,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from scripts.faults.site import AT_REST
 from scripts.supervise import Child, start, stop
 from scripts.topology import ProcessPlan
 from tests.ports import free_port
@@ -30,15 +31,6 @@ from tests.ports import free_port
 ROOT = Path(__file__).parent.parent.parent
 DEMO_MODEL = str(ROOT / "models" / "xpyd-demo")
 START_S = 120.0
-AT_REST = (
-    "num_requests_running",
-    "num_requests_waiting",
-    "kv_blocks_held",
-    "kv_blocks_used",
-    "kv_blocks_reserved",
-    "kv_leases",
-    "kv_transfers_pending",
-)
 
 
 def skip_without(connector: str) -> None:

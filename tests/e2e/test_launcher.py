@@ -101,10 +101,12 @@ def test_the_demo_answers_and_ends(up):
     assert re.search(r"TTFT: [0-9.]+ ms\n(.*\n)*? +prefill +[0-9.]+ ms", said), said
 
 
-def test_each_process_tells_how_long_its_start_took(up):
+def test_the_second_start_takes_less_than_fifteen_seconds(up):
     process = up("--port", str(free_port()))
     said = until_ready(process)
-    assert len(re.findall(r"ready after [0-9.]+ s", said)) == 3
+    seconds = [float(found) for found in re.findall(r"ready after ([0-9.]+) s", said)]
+    assert len(seconds) == 3
+    assert max(seconds) < 15, said  # two and a half on two idle cores
 
 
 @pytest.mark.parametrize(
