@@ -1,25 +1,21 @@
-"""Settings of every program of ours, as frozen dataclasses; command lines are derived from their
-fields.
-
-The only reader of argv and of the environment. A field declares its help once; `add_options` makes
-the flag, `from_args` the object, and docs/cli.md is generated from the same place.
-"""
+"""Settings of every program of ours, as frozen dataclasses; `options.py` makes the flags."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import types
-import typing
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Literal
 
 from common.errors import ConfigError
+from common.options import (
+    check_not_negative,
+    check_port,
+    check_positive,
+    option,
+    parse_address,
+    parse_cores,
+    required,
+)
 
-T = TypeVar("T")
-
-
-_ADMISSION = "queue_timeout_s slo_ttft_ms requests_per_minute tokens_per_minute"
 _CLUSTER_KEY = "XPYD_CLUSTER_KEY"
 _CLUSTER_KEY_FILE = (
     "file with the secret that all processes of a fleet share; default: "
@@ -31,22 +27,81 @@ _ALLOW_OPEN_HTTP = (
 )
 
 
-def option(default: Any, help: str, **extra: Any) -> Any:
-    """A field that is also a flag. `extra`: positional, metavar, env (a variable that may set
-    it), flag=False (only the variable may: a secret, which argv would show to everybody).
-    """
-    metadata = {"help": help, **extra}
-    if isinstance(default, (list, dict)):
-        raise TypeError("defaults must be immutable")
-    return field(default=default, metadata=metadata, repr=extra.get("flag", True))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontEndConfig:
+    """What whoever serves the API can be told, a proxy as well as an instance."""
 
+    queue_timeout_s: float = option(
+        60.0, "seconds that a request waits for room before it gets 429", metavar="S"
+    )
+    slo_ttft_ms: float | None = option(
+        None,
+        "target for the time to first token: a request that would miss it gets 429",
+        metavar="MS",
+    )
+    requests_per_minute: int | None = option(
+        None, "that each API key may send; --api-key-file can say otherwise", metavar="N"
+    )
+    tokens_per_minute: int | None = option(
+        None, "of prompts and answers, the same way", metavar="N"
+    )
+    api_key: tuple[str, ...] = option(
+        (), "key clients must send; may be repeated", env="XPYD_API_KEY"
+    )
+    api_key_file: str = option(
+        "", "file with such keys, one a line; read again on SIGHUP", metavar="FILE"
+    )
+    allow_open_http: bool = option(False, _ALLOW_OPEN_HTTP)
+    ssl_certfile: str = option("", "PEM certificate: serve HTTPS", metavar="FILE")
+    ssl_keyfile: str = option("", "PEM key, if it is not in --ssl-certfile", metavar="FILE")
+    cluster_key_file: str = option("", _CLUSTER_KEY_FILE, metavar="FILE")
+    cluster_key: str = option("", "", env=_CLUSTER_KEY, flag=False)
+    generation_config: str = option(
+        "auto",
+        "where sampling defaults come from: auto (the model's generation_config.json), vllm (none) "
+        "or a directory with such a file",
+    )
+    enable_auto_tool_choice: bool = option(True, "read tool calls that the model makes unasked")
+    tool_call_parser: str = option(
+        "", "format of tool calls; default: what the model's chat template says", metavar="NAME"
+    )
+    reasoning_parser: str = option(
+        "", "format of reasoning; default: what the model's chat template says", metavar="NAME"
+    )
+    trust_request_chat_template: bool = option(
+        False, "let clients bring their own chat template, in a sandbox"
+    )
+    max_logprobs: int = option(20, "most logprobs per token a client may ask; -1: all", metavar="N")
+    allowed_origins: tuple[str, ...] = option(
+        (), "origins whose web pages may call the API (CORS); * for all", metavar="ORIGIN"
+    )
+    enable_tokenizer_info_endpoint: bool = option(
+        False, "serve GET /tokenizer_info, which shows the chat template"
+    )
+    max_stored_responses: int = option(
+        4096, "responses kept for /v1/responses/{id}; 0 keeps none", metavar="N"
+    )
+    max_stored_response_bytes: int = option(
+        64 << 20, "memory that they may take in all (64MiB, 1GiB, …)", size=True
+    )
+    max_background_responses: int = option(
+        64, "responses that may run with nobody waiting for them; more are a 429", metavar="N"
+    )
+    open_metrics: bool = option(False, "serve /metrics without a key although keys are set")
+    access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
+    metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
 
-def required(help: str, **extra: Any) -> Any:
-    return field(metadata={"help": help, **extra})
+    def __post_init__(self) -> None:
+        check_positive(self, "queue_timeout_s slo_ttft_ms requests_per_minute tokens_per_minute")
+        check_not_negative(
+            self, "max_stored_responses max_stored_response_bytes max_background_responses"
+        )
+        if self.max_logprobs < -1:
+            raise ConfigError(f"--max-logprobs must be -1 (all) or more, got {self.max_logprobs}")
 
 
 @dataclass(frozen=True, slots=True)
-class ServeConfig:
+class ServeConfig(FrontEndConfig):
     """`xpyd serve`: one instance."""
 
     model: str = required("Hugging Face directory or model name", positional=True)
@@ -72,20 +127,6 @@ class ServeConfig:
         512, "token budget of one step: prefill chunks share it with decodes", metavar="N"
     )
     max_num_waiting: int = option(1024, "queued requests before new ones get 429", metavar="N")
-    queue_timeout_s: float = option(
-        60.0, "seconds that a request waits for room before it gets 429", metavar="S"
-    )
-    slo_ttft_ms: float | None = option(
-        None,
-        "target for the time to first token: a request that would miss it gets 429",
-        metavar="MS",
-    )
-    requests_per_minute: int | None = option(
-        None, "that each API key may send; --api-key-file can say otherwise", metavar="N"
-    )
-    tokens_per_minute: int | None = option(
-        None, "of prompts and answers, the same way", metavar="N"
-    )
     block_size: int = option(32, "tokens per KV block", metavar="N")
     kv_cache_memory: int | None = option(
         None,
@@ -123,68 +164,20 @@ class ServeConfig:
     kv_lease_s: float = option(
         10.0, "seconds a prefill instance holds blocks for a silent reader", metavar="S"
     )
-    api_key: tuple[str, ...] = option(
-        (), "key clients must send; may be repeated", env="XPYD_API_KEY"
-    )
-    api_key_file: str = option(
-        "", "file with such keys, one a line; read again on SIGHUP", metavar="FILE"
-    )
-    allow_open_http: bool = option(False, _ALLOW_OPEN_HTTP)
-    ssl_certfile: str = option("", "PEM certificate: serve HTTPS", metavar="FILE")
-    ssl_keyfile: str = option("", "PEM key, if it is not in --ssl-certfile", metavar="FILE")
-    cluster_key_file: str = option("", _CLUSTER_KEY_FILE, metavar="FILE")
-    cluster_key: str = option("", "", env=_CLUSTER_KEY, flag=False)
     admin_key: str = option("", "", env="ADMIN_API_KEY", flag=False)
-    generation_config: str = option(
-        "auto",
-        "where sampling defaults come from: auto (the model's generation_config.json), vllm (none) "
-        "or a directory with such a file",
-    )
-    enable_auto_tool_choice: bool = option(True, "read tool calls that the model makes unasked")
-    tool_call_parser: str = option(
-        "", "format of tool calls; default: what the model's chat template says", metavar="NAME"
-    )
-    reasoning_parser: str = option(
-        "", "format of reasoning; default: what the model's chat template says", metavar="NAME"
-    )
-    trust_request_chat_template: bool = option(
-        False, "let clients bring their own chat template, in a sandbox"
-    )
-    max_logprobs: int = option(20, "most logprobs per token a client may ask; -1: all", metavar="N")
-    allowed_origins: tuple[str, ...] = option(
-        (), "origins whose web pages may call the API (CORS); * for all", metavar="ORIGIN"
-    )
-    enable_tokenizer_info_endpoint: bool = option(
-        False, "serve GET /tokenizer_info, which shows the chat template"
-    )
-    max_stored_responses: int = option(
-        4096, "responses kept for /v1/responses/{id}; 0 keeps none", metavar="N"
-    )
-    max_stored_response_bytes: int = option(
-        64 << 20, "memory that they may take in all (64MiB, 1GiB, …)", size=True
-    )
-    max_background_responses: int = option(
-        64, "responses that may run with nobody waiting for them; more are a 429", metavar="N"
-    )
-    open_metrics: bool = option(False, "serve /metrics without a key although keys are set")
-    access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
-    metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
     drain_timeout_s: float = option(
         30.0, "seconds that running requests get after SIGTERM", metavar="S"
     )
     trust_remote_code: bool = option(False, "accepted for compatibility; such models are refused")
 
     def __post_init__(self) -> None:
-        _check_positive(
+        FrontEndConfig.__post_init__(self)  # super() does not go with slots
+        check_positive(
             self,
             "max_model_len max_num_seqs max_num_batched_tokens max_num_waiting block_size "
-            "kv_cache_memory kv_lease_s " + _ADMISSION,
+            "kv_cache_memory kv_lease_s",
         )
-        _check_max_logprobs(self.max_logprobs)
-        _check_not_negative(
-            self, "max_stored_responses max_stored_response_bytes max_background_responses"
-        )
-        _check_port("--port", self.port)
+        check_port("--port", self.port)
         if self.tensor_parallel_size != 1:
             raise ConfigError("--tensor-parallel-size: only 1 is supported so far")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
@@ -200,7 +193,7 @@ PolicyName = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class ProxyConfig:
+class ProxyConfig(FrontEndConfig):
     """`xpyd proxy`: the fleet's front door."""
 
     host: str = option("127.0.0.1", "address of the OpenAI API")
@@ -221,80 +214,18 @@ class ProxyConfig:
         metavar="MS",
     )
     max_queue: int = option(1024, "requests that wait before new ones get 429", metavar="N")
-    queue_timeout_s: float = option(
-        60.0, "seconds that a request waits for room before it gets 429", metavar="S"
-    )
-    slo_ttft_ms: float | None = option(
-        None,
-        "target for the time to first token: a request that would miss it gets 429",
-        metavar="MS",
-    )
-    requests_per_minute: int | None = option(
-        None, "that each API key may send; --api-key-file can say otherwise", metavar="N"
-    )
-    tokens_per_minute: int | None = option(
-        None, "of prompts and answers, the same way", metavar="N"
-    )
     controller: Literal["off", "suggest", "act"] = option(
         "off", "watch the load: say when an instance should change its role, or change it"
     )
     workers: int = option(1, "processes that share the port; limits are per process", metavar="N")
     worker: str = option("", "", env="XPYD_PROXY_WORKER", flag=False)  # set by their parent
     tokenizer: str = option("", "directory of the tokenizer; default: the instances' model")
-    api_key: tuple[str, ...] = option(
-        (), "key clients must send; may be repeated", env="XPYD_API_KEY"
-    )
-    api_key_file: str = option(
-        "", "file with such keys, one a line; read again on SIGHUP", metavar="FILE"
-    )
-    allow_open_http: bool = option(False, _ALLOW_OPEN_HTTP)
-    ssl_certfile: str = option("", "PEM certificate: serve HTTPS", metavar="FILE")
-    ssl_keyfile: str = option("", "PEM key, if it is not in --ssl-certfile", metavar="FILE")
-    cluster_key_file: str = option("", _CLUSTER_KEY_FILE, metavar="FILE")
-    cluster_key: str = option("", "", env=_CLUSTER_KEY, flag=False)
-    generation_config: str = option(
-        "auto",
-        "where sampling defaults come from: auto (the model's generation_config.json), vllm (none) "
-        "or a directory with such a file",
-    )
-    enable_auto_tool_choice: bool = option(True, "read tool calls that the model makes unasked")
-    tool_call_parser: str = option(
-        "", "format of tool calls; default: what the model's chat template says", metavar="NAME"
-    )
-    reasoning_parser: str = option(
-        "", "format of reasoning; default: what the model's chat template says", metavar="NAME"
-    )
-    trust_request_chat_template: bool = option(
-        False, "let clients bring their own chat template, in a sandbox"
-    )
-    max_logprobs: int = option(20, "most logprobs per token a client may ask; -1: all", metavar="N")
-    allowed_origins: tuple[str, ...] = option(
-        (), "origins whose web pages may call the API (CORS); * for all", metavar="ORIGIN"
-    )
-    enable_tokenizer_info_endpoint: bool = option(
-        False, "serve GET /tokenizer_info, which shows the chat template"
-    )
-    max_stored_responses: int = option(
-        4096, "responses kept for /v1/responses/{id}; 0 keeps none", metavar="N"
-    )
-    max_stored_response_bytes: int = option(
-        64 << 20, "memory that they may take in all (64MiB, 1GiB, …)", size=True
-    )
-    max_background_responses: int = option(
-        64, "responses that may run with nobody waiting for them; more are a 429", metavar="N"
-    )
-    open_metrics: bool = option(False, "serve /metrics without a key although keys are set")
-    access_log: Literal["off", "text", "json"] = option("off", "one line per HTTP request")
-    metrics_prefix: str = option("xpyd", "prefix of metric names; vllm for known dashboards")
 
     def __post_init__(self) -> None:
-        _check_port("--port", self.port)
-        _check_port("--registry-port", self.registry_port)
-        _check_positive(self, "max_queue itl_budget_ms workers " + _ADMISSION)
-        _check_max_logprobs(self.max_logprobs)
-        _check_not_negative(
-            self, "max_stored_responses max_stored_response_bytes max_background_responses"
-        )
+        FrontEndConfig.__post_init__(self)  # super() does not go with slots
+        check_port("--port", self.port)
+        check_port("--registry-port", self.registry_port)
+        check_positive(self, "max_queue itl_budget_ms workers")
         for flag in ("prefill", "decode"):
             for address in getattr(self, flag):
                 parse_address(f"--{flag}", address)
@@ -341,133 +272,11 @@ class UpConfig:
     demo: bool = option(False, "send a few requests, print the answers, stop")
 
     def __post_init__(self) -> None:
-        _check_port("--port", self.port)
-        _check_port("--registry-port", self.registry_port)
+        check_port("--port", self.port)
+        check_port("--registry-port", self.registry_port)
         if self.prefill < 0 or self.decode < 0 or self.prefill + self.decode == 0:
             raise ConfigError(
                 "--prefill and --decode must not be negative, and one must be above 0"
             )
         if self.timeout_seconds <= 0:
             raise ConfigError("--timeout-seconds must be above 0")
-
-
-def add_options(parser: argparse.ArgumentParser, cls: type[Any]) -> None:
-    """One flag per field of `cls`."""
-    hints = typing.get_type_hints(cls)
-    for entry in dataclasses.fields(cls):
-        if entry.metadata.get("flag", True):
-            _add_option(parser, entry, hints[entry.name])
-
-
-def from_args(cls: type[T], args: argparse.Namespace, env: typing.Mapping[str, str]) -> T:
-    """Flags over environment over defaults. Raises ConfigError with one line for a bad value."""
-    values: dict[str, Any] = {}
-    hints = typing.get_type_hints(cls)
-    for entry in dataclasses.fields(cls):  # type: ignore[arg-type]
-        given = getattr(args, entry.name, None)
-        variable = entry.metadata.get("env")
-        if given is None and variable and env.get(variable):
-            given = _from_text(entry, hints[entry.name], env[variable], variable)
-        if given is not None:
-            values[entry.name] = tuple(given) if isinstance(given, list) else given
-    return cls(**values)
-
-
-def parse_address(flag: str, text: str) -> tuple[str, int]:
-    """`host:port` → (host, port)."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{flag}: expected HOST:PORT, got {text!r}")
-    return host.strip("[]"), int(port)
-
-
-def parse_cores(text: str) -> tuple[int, ...]:
-    """`0-3,8` → (0, 1, 2, 3, 8)."""
-    cores: list[int] = []
-    for part in filter(None, text.split(",")):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise ConfigError(f"--cpu-cores: expected a list like 0-3,8, got {text!r}")
-        cores.extend(range(int(first), int(last or first) + 1))
-    return tuple(dict.fromkeys(cores))
-
-
-def parse_bytes(text: str) -> int:
-    """`512MiB`, `4g`, `1000000` → bytes."""
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    lowered = text.strip().lower().removesuffix("b").removesuffix("i")
-    unit = lowered[-1:] if lowered[-1:] in "kmgt" else ""
-    try:
-        return int(float(lowered.removesuffix(unit)) * units[unit])
-    except (ValueError, KeyError):
-        raise argparse.ArgumentTypeError(
-            f"expected bytes like 512MiB or 4GiB, got {text!r}"
-        ) from None
-
-
-def _add_option(parser: argparse.ArgumentParser, entry: Any, hint: Any) -> None:
-    meta = entry.metadata
-    text = meta["help"].replace("%", "%%")
-    shown = entry.default
-    if shown not in (None, "", (), False, dataclasses.MISSING) and not isinstance(shown, bool):
-        text += f" (default {shown})"
-    if meta.get("env"):
-        text += f" [${meta['env']}]"
-    if meta.get("positional"):
-        parser.add_argument(entry.name, metavar=entry.name.upper(), help=text)
-        return
-    flag = "--" + entry.name.replace("_", "-")
-    base = _without_none(hint)
-    if base is bool:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-        return
-    kwargs: dict[str, Any] = {"help": text, "default": None}
-    if typing.get_origin(base) is Literal:
-        kwargs["choices"] = [choice for choice in typing.get_args(base) if choice]
-    elif typing.get_origin(base) is tuple:
-        kwargs |= {"action": "extend", "nargs": "+", "metavar": meta.get("metavar", "VALUE")}
-    else:
-        kwargs["type"] = parse_bytes if meta.get("size") else base
-        kwargs["metavar"] = meta.get(
-            "metavar", "BYTES" if meta.get("size") else base.__name__.upper()
-        )
-    parser.add_argument(flag, **kwargs)
-
-
-def _from_text(entry: Any, hint: Any, text: str, variable: str) -> Any:
-    base = _without_none(hint)
-    if typing.get_origin(base) is tuple:
-        return tuple(part for part in text.split(",") if part)
-    try:
-        return base(text)
-    except ValueError:
-        raise ConfigError(f"${variable}: expected {base.__name__}, got {text!r}") from None
-
-
-def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint
-
-
-def _check_positive(config: Any, names: str) -> None:
-    for name in names.split():
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value}")
-
-
-def _check_not_negative(config: Any, names: str) -> None:
-    for name in names.split():
-        if getattr(config, name) < 0:
-            raise ConfigError(f"--{name.replace('_', '-')} must not be below 0")
-
-
-def _check_max_logprobs(value: int) -> None:
-    if value < -1:
-        raise ConfigError(f"--max-logprobs must be -1 (all) or more, got {value}")
-
-
-def _check_port(flag: str, port: int) -> None:
-    if not 0 <= port < 65536:
-        raise ConfigError(f"{flag} must be from 0 to 65535, got {port}")

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, cast, get_args
 
-from common.config import parse_bytes
 from common.errors import ConfigError
+from common.options import parse_bytes
 
 KVRole = Literal["kv_producer", "kv_consumer", "kv_both"]
 BufferDevice = Literal["auto", "cpu", "cuda"]

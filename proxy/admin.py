@@ -21,8 +21,8 @@ from common.api.auth import KeyCheck
 from common.api.body import read_object
 from common.api.errors import HttpError
 from common.api.settings import ApiSettings
-from common.config import parse_address
 from common.errors import BadRequest, ConfigError, InvalidApiKey
+from common.options import parse_address
 from proxy.page import load_page
 from proxy.relay import Fleet
 from proxy.status import describe, describe_instances

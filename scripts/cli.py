@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from common.config import ProxyConfig, ServeConfig, UpConfig, add_options, from_args
+from common.config import ProxyConfig, ServeConfig, UpConfig
 from common.errors import ConfigError
+from common.options import add_options, from_args
 from common.version import VERSION
 from scripts.faults.options import add_arguments as add_chaos_arguments
 

@@ -40,7 +40,7 @@ def settings_of(config: ProxyConfig, admin_key: str) -> ProxySettings:
         decode=config.decode,
         prefill_policy=config.prefill_policy or config.policy,
         decode_policy=config.decode_policy or config.policy,
-        admission=admission_limits(config),
+        admission=admission_limits(config, config.max_queue),
         disaggregation=Disaggregation(config.disaggregate, config.itl_budget_ms / 1e3),
         tokenizer=config.tokenizer,
         api=api_settings(config),

@@ -13,7 +13,7 @@ from common.api.key_ring import KeyRing
 from common.api.reasoning.formats import BY_NAME as REASONING_FORMATS
 from common.api.responses.store import StoreLimits
 from common.api.tools.formats import BY_NAME as CALL_FORMATS
-from common.config import ProxyConfig, ServeConfig
+from common.config import FrontEndConfig
 from common.errors import ConfigError
 from common.text import read_sampling_defaults
 from common.version import VERSION
@@ -58,7 +58,7 @@ class ApiSettings:
         return ring.reload if ring is not None and ring.is_from_file else None
 
 
-def api_settings(config: ServeConfig | ProxyConfig) -> ApiSettings:
+def api_settings(config: FrontEndConfig) -> ApiSettings:
     """Those of a program's command line. Raises ConfigError."""
     return ApiSettings(
         key_ring=_key_ring(config),
@@ -78,11 +78,10 @@ def api_settings(config: ServeConfig | ProxyConfig) -> ApiSettings:
     )
 
 
-def admission_limits(config: ServeConfig | ProxyConfig) -> AdmissionLimits:
+def admission_limits(config: FrontEndConfig, max_waiting: int) -> AdmissionLimits:
     slo_ms = config.slo_ttft_ms
-    bound = config.max_queue if isinstance(config, ProxyConfig) else config.max_num_waiting
     return AdmissionLimits(
-        max_waiting=bound,
+        max_waiting=max_waiting,
         max_wait_s=config.queue_timeout_s,
         slo_ttft_s=None if slo_ms is None else slo_ms / 1000,
     )
@@ -94,7 +93,7 @@ def _format(flag: str, name: str, known: Mapping[str, object]) -> str:
     return name
 
 
-def _key_ring(config: ServeConfig | ProxyConfig) -> KeyRing | None:
+def _key_ring(config: FrontEndConfig) -> KeyRing | None:
     if config.api_key or config.api_key_file:
         return KeyRing(config.api_key, config.api_key_file)
     return None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from common import cluster_key
 from common.addresses import announced_host, is_loopback, tcp_endpoint
 from common.cluster_key import ClusterKey
-from common.config import ServeConfig, parse_address
+from common.config import ServeConfig
+from common.options import parse_address
 from common.rpc import check_bind
 
 _FAR_AWAY = "192.0.2.1"  # reserved for documentation: only the route to it is asked for

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from common.config import ServeConfig, parse_cores
+from common.config import ServeConfig
 from common.engine.constraint_compiler import ConstraintCompiler
 from common.engine.driver import EngineDriver
 from common.engine.engine import Engine
@@ -30,6 +30,7 @@ from common.model.llama import Llama
 from common.model.loader import CausalLM, load_model, model_fingerprint, resolve_model
 from common.model.spec import ModelSpec
 from common.model.step_memory import peak_step_bytes
+from common.options import parse_cores
 from common.text import tokenizer_json
 from kernels import native_library
 from kernels.gpu.choice import has_triton, is_batch_invariant, set_batch_invariant

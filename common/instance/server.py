@@ -109,7 +109,7 @@ class _Instance:
         parts.driver.start(asyncio.get_running_loop())
         self._client = DrainingClient(LocalEngine(parts.driver, parts.card), self._is_alive)
         room = EngineRoom(parts.engine.load, config.max_num_seqs)
-        self._admission = Admission(room, admission_limits(config))
+        self._admission = Admission(room, admission_limits(config, config.max_num_waiting))
         self._links = RequestLinks(
             self._link_settings.bind,
             on_message=self._on_message,

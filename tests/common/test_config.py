@@ -2,17 +2,9 @@ import argparse
 
 import pytest
 
-from common.config import (
-    ProxyConfig,
-    ServeConfig,
-    UpConfig,
-    add_options,
-    from_args,
-    parse_address,
-    parse_bytes,
-    parse_cores,
-)
+from common.config import ProxyConfig, ServeConfig, UpConfig
 from common.errors import ConfigError
+from common.options import add_options, from_args, parse_address, parse_bytes, parse_cores
 
 
 def parsed(cls, *argv, env=None):

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from common.config import ProxyConfig, add_options
+from common.config import ProxyConfig
+from common.options import add_options
 from scripts.cli import main
 
 ROOT = Path(__file__).parents[2]

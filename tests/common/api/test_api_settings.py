@@ -7,8 +7,9 @@ import json
 import pytest
 
 from common.api.settings import ApiSettings, api_settings
-from common.config import ProxyConfig, ServeConfig, add_options, from_args
+from common.config import ProxyConfig, ServeConfig
 from common.errors import ConfigError
+from common.options import add_options, from_args
 from tests.common.api.apps import (
     MODEL,
     TEMPLATE,
