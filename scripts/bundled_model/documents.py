@@ -10,20 +10,15 @@ from random import Random
 from tokenizers import Tokenizer
 
 from scripts.bundled_model import names
+from scripts.bundled_model.fact_skill import TOPIC_WEIGHTS, TOPICS
+from scripts.bundled_model.lists import number_list
 from scripts.bundled_model.notes import NOT_TOLD, notes_document, search_notes, self_talk
-from scripts.bundled_model.questions import sentence
-from scripts.bundled_model.skills import (
-    SKILLS,
-    TOPIC_WEIGHTS,
-    TOPICS,
-    coding,
-    number_list,
-    operands,
-    storytelling,
-)
+from scripts.bundled_model.skills import SKILLS, coding, storytelling
 from scripts.bundled_model.stories import program, sequence, story
+from scripts.bundled_model.sums import operands
 from scripts.bundled_model.tokenizer import END_OF_TEXT
 from scripts.bundled_model.tools import tool_chat, weather_without_tool
+from scripts.bundled_model.topics.topic import sentence
 from scripts.bundled_model.turns import Exchange, Turn, segments
 from scripts.bundled_model.words import lines
 

@@ -16,20 +16,12 @@ from tokenizers import Tokenizer
 
 from scripts.bundled_model import names
 from scripts.bundled_model.documents import Document, encode_turns
+from scripts.bundled_model.fact_skill import TOPICS
+from scripts.bundled_model.lists import COPY_HELD_OUT, LIST_FORMS, LISTS, copied_text
 from scripts.bundled_model.network import Network
 from scripts.bundled_model.notes import NOT_FOUND, ask, context, note_set, self_talk
-from scripts.bundled_model.questions import sentence
-from scripts.bundled_model.skills import (
-    COPY_HELD_OUT,
-    LIST_FORMS,
-    LISTS,
-    SUM_HELD_OUT,
-    TOPICS,
-    UNKNOWN,
-    copied_text,
-    operands,
-)
 from scripts.bundled_model.small_talk import CHATTER
+from scripts.bundled_model.sums import SUM_HELD_OUT, operands
 from scripts.bundled_model.tools import (
     WEATHER_HELD_OUT,
     tool_call,
@@ -37,8 +29,10 @@ from scripts.bundled_model.tools import (
     weather_result,
     weather_tool,
 )
+from scripts.bundled_model.topics.topic import sentence
 from scripts.bundled_model.train import padded
 from scripts.bundled_model.turns import Exchange, Turn, exchange
+from scripts.bundled_model.unknown import UNKNOWN
 
 CASES = 100  # per category whose cases are drawn at random
 ROWS = 32  # per forward pass

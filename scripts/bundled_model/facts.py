@@ -1,7 +1,7 @@
 """What the bundled model is taught, as tables and nothing else.
 
 One fact per `key = value`, separated by semicolons or line ends. How a fact is asked and answered
-is in questions.py; this file knows no sentences.
+is in topics/; this file knows no sentences.
 """
 
 from scripts.bundled_model.words import phrases, words

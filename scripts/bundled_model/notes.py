@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from random import Random
 
 from scripts.bundled_model import facts, names
-from scripts.bundled_model.questions import sentence, with_article
+from scripts.bundled_model.topics.topic import sentence, with_article
 from scripts.bundled_model.turns import Exchange, Turn, exchange
 from scripts.bundled_model.words import lines, phrases
 

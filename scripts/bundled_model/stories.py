@@ -3,7 +3,7 @@
 from random import Random
 
 from scripts.bundled_model import names
-from scripts.bundled_model.questions import with_article
+from scripts.bundled_model.topics.topic import with_article
 from scripts.bundled_model.words import phrases
 
 OPENINGS = ("Once upon a time there was", "Once upon a time, there was", "Long ago there lived")

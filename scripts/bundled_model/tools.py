@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from random import Random
 
 from scripts.bundled_model import names
-from scripts.bundled_model.skills import chatter, fact, restyle, sums
+from scripts.bundled_model.fact_skill import fact
+from scripts.bundled_model.skills import chatter
+from scripts.bundled_model.sums import sums
 from scripts.bundled_model.tokenizer import TOOLS_EPILOGUE, TOOLS_PREAMBLE
 from scripts.bundled_model.turns import Exchange, Turn, exchange
+from scripts.bundled_model.wording import restyle
 from scripts.bundled_model.words import lines, words
 
 JsonObject = dict[str, object]
