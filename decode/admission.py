@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from common.engine.driver import EngineDriver
 from common.engine.engine import Engine
@@ -46,17 +47,39 @@ class Admission:
         self._freed.set()
 
     async def enter(
-        self, token_ids: tuple[int, ...], salt: str, num_blocks: int, deadline: float
-    ) -> Loan:
-        """The caller owns the loan's blocks. Raises DeadlineExceeded at `deadline` (monotonic)."""
+        self,
+        token_ids: tuple[int, ...],
+        salt: str,
+        num_blocks: int,
+        deadline: float,
+        unneeded: asyncio.Future[Any],
+    ) -> Loan | None:
+        """The caller owns the loan's blocks; None if `unneeded` was done before there were any.
+
+        Raises DeadlineExceeded at `deadline` (monotonic).
+        """
         self.num_waiting += 1
         left = max(0.0, deadline - time.monotonic())
+        entering = asyncio.ensure_future(self._in_turn(token_ids, salt, num_blocks))
         try:
-            return await asyncio.wait_for(self._in_turn(token_ids, salt, num_blocks), left)
-        except asyncio.TimeoutError:
-            raise DeadlineExceeded("no KV blocks became free in time") from None
+            await asyncio.wait(
+                {entering, unneeded}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+        except asyncio.CancelledError:
+            self._withdraw(entering)
+            raise
         finally:
             self.num_waiting -= 1
+        if entering.done():
+            return entering.result()
+        self._withdraw(entering)
+        if unneeded.done():
+            return None
+        raise DeadlineExceeded("no KV blocks became free in time")
+
+    def _withdraw(self, entering: asyncio.Future[Loan]) -> None:
+        if not entering.cancel():  # it has ended: with blocks, perhaps
+            self._give_back(entering)
 
     async def _in_turn(self, token_ids: tuple[int, ...], salt: str, num_blocks: int) -> Loan:
         async with self._turn:
@@ -80,6 +103,6 @@ class Admission:
             except asyncio.TimeoutError:
                 continue
 
-    def _give_back(self, asked: asyncio.Future[Loan | None]) -> None:
+    def _give_back(self, asked: asyncio.Future[Loan] | asyncio.Future[Loan | None]) -> None:
         if not asked.cancelled() and asked.exception() is None and (loan := asked.result()):
             self._driver.post(lambda engine: engine.free(loan.block_ids))

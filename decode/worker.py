@@ -194,7 +194,11 @@ class DecodeWorker:
         if samples_first:  # the last token is computed here: into a block that nobody shares
             tokens = tokens[:-1]
         async with self._consumer.hold(handle, deadline) as held:
-            loan = await self._admission.enter(tokens, request.cache_salt, num_blocks, deadline)
+            loan = await self._admission.enter(
+                tokens, request.cache_salt, num_blocks, deadline, held.ended
+            )
+            if loan is None:  # there is nothing to wait for any more
+                raise held.failure()
             try:
                 first = await held.read(loan.block_ids[loan.num_cached :], loan.num_cached)
             except BaseException as error:

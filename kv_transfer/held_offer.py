@@ -97,6 +97,17 @@ class HeldOffer:
         return first
 
     @property
+    def ended(self) -> asyncio.Future[End]:
+        """Done when the claim has ended; before `read` that can only be a failure."""
+        return self._ended
+
+    def failure(self) -> TransferError:
+        """Why it has ended."""
+        error = self._ended.result().error
+        assert error is not None, "it has not failed"
+        return error
+
+    @property
     def report(self) -> TransferReport:
         """What it has cost, once `read` has returned."""
         return self._spent.report()

@@ -19,6 +19,7 @@ from common.errors import BadRequest, ConfigError, Unavailable, from_wire
 from common.handle_seal import prompt_digest, seal, unseal
 from common.instance.outbox import Send
 from common.request import EngineRequest, TokenEvent
+from common.unread import Unread
 from common.wire import Abort, Accepted, Failed, KVHandle, RunPrefill, Tokens
 
 FLAG = "--allow-external-router"
@@ -50,13 +51,35 @@ class Handles(Protocol):
     def handle(self, peer: bytes, message: Any) -> None: ...
 
 
+class _Inbox:
+    """What one request has got, and its reader has not taken."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self.is_given_up = False
+        self._unread = Unread()
+
+    def put(self, news: Any) -> None:
+        if self.is_given_up:
+            return
+        self.queue.put_nowait(news)
+        if isinstance(news, TokenEvent):
+            self._unread.came(news)
+            self.is_given_up = self._unread.is_too_much(self.queue.qsize())
+
+    def taken(self, news: Any) -> Any:
+        if isinstance(news, TokenEvent):
+            self._unread.taken(news)
+        return news
+
+
 class ExternalRouter:
     def __init__(self, send: Send, key: ClusterKey | None, is_alive: Callable[[], bool]) -> None:
         """`send`: to the links of real proxies. `is_alive`: does the instance take work?"""
         self._links_send = send
         self._key = check_key(key).seal
         self._is_alive = is_alive
-        self._queues: dict[str, asyncio.Queue[Any]] = {}
+        self._inboxes: dict[str, _Inbox] = {}
         self.worker: Handles | None = None  # set before the first request
 
     def send(self, peer: bytes, message: Any) -> bool:
@@ -74,9 +97,9 @@ class ExternalRouter:
         """Run the prompt and hold its KV: what the router must bring to the decode instance, and
         the first token. The lease begins to run."""
         handle: KVHandle | None = None
-        with self._open(request, RunPrefill(request, 1)) as queue:
+        with self._open(request, RunPrefill(request, 1)) as inbox:
             while True:
-                news = await self._next(queue)
+                news = await self._next(inbox)
                 if isinstance(news, Accepted):
                     handle = news.handle
                 elif isinstance(news, TokenEvent):
@@ -89,9 +112,9 @@ class ExternalRouter:
         """Fetch the KV that `params` came with and run on. Raises BadRequest for what is not ours;
         a load that fails later is computed here."""
         handle = self._unsealed(request, params)
-        with self._open(request, LoadHere(request, handle)) as queue:
+        with self._open(request, LoadHere(request, handle)) as inbox:
             while True:
-                news = await self._next(queue)
+                news = await self._next(inbox)
                 if isinstance(news, TokenEvent):
                     yield news
                     if news.finish_reason is not None:
@@ -100,31 +123,29 @@ class ExternalRouter:
     def role_changed(self, worker: Handles) -> None:
         """What the old role still ran is over: nobody carries it elsewhere, as a proxy would."""
         self.worker = worker
-        for request_id, queue in self._queues.items():
-            queue.put_nowait(
-                Failed(request_id, 1, "unavailable", "this instance has taken another role")
-            )
+        for request_id, inbox in self._inboxes.items():
+            inbox.put(Failed(request_id, 1, "unavailable", "this instance has taken another role"))
 
     # --- inside ------------------------------------------------------------------------------
 
     @contextmanager
-    def _open(self, request: EngineRequest, message: Any) -> Iterator[asyncio.Queue[Any]]:
+    def _open(self, request: EngineRequest, message: Any) -> Iterator[_Inbox]:
         assert self.worker is not None
         if not self._is_alive():
             raise Unavailable("this instance takes no new work now")
-        queue: asyncio.Queue[Any] = asyncio.Queue()
-        self._queues[request.request_id] = queue
+        inbox = self._inboxes[request.request_id] = _Inbox()
         is_over = False
         try:
             self.worker.handle(HERE, message)
-            yield queue
+            yield inbox
             is_over = True
         finally:
-            del self._queues[request.request_id]
+            del self._inboxes[request.request_id]
             if not is_over:
                 self.worker.handle(HERE, Abort(request.request_id))
 
-    async def _next(self, queue: asyncio.Queue[Any]) -> Any:
+    async def _next(self, inbox: _Inbox) -> Any:
+        queue = inbox.queue
         while queue.empty():
             try:
                 news = await asyncio.wait_for(queue.get(), SILENCE_S)
@@ -136,11 +157,19 @@ class ExternalRouter:
             news = queue.get_nowait()
         if isinstance(news, Failed):
             raise from_wire(news.code, news.message, news.param)
-        return news
+        return inbox.taken(news)
 
     def _put(self, request_id: str, news: Any) -> None:
-        if queue := self._queues.get(request_id):
-            queue.put_nowait(news)
+        """A reader that takes nothing is given up: an error behind what came before."""
+        inbox = self._inboxes.get(request_id)
+        if inbox is None or inbox.is_given_up:
+            return
+        inbox.put(news)
+        if inbox.is_given_up:
+            stalled = Unavailable("the client does not read its answer")
+            inbox.queue.put_nowait(Failed(request_id, 1, stalled.code, stalled.message))
+            assert self.worker is not None
+            self.worker.handle(HERE, Abort(request_id))
 
     def _params(self, handle: KVHandle, request: EngineRequest) -> dict[str, Any]:
         """Names and types as vLLM's NIXL connector answers them; only `remote_request_id` counts

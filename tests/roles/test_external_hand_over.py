@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from common.cluster_key import derive
-from common.errors import BadRequest
-from common.instance.external_router import ExternalRouter
+from common.errors import BadRequest, Unavailable
+from common.instance.external_router import HERE, ExternalRouter
+from common.unread import MAX_UNREAD_BYTES, size_of
+from common.wire import Tokens
 from tests.roles.test_hand_over import make, pair
 
 KEY = derive("a cluster key for these tests")
@@ -145,6 +147,25 @@ def test_the_wrong_role_says_which_it_is():
                     prefill.load(msgspec.structs.replace(request, request_id="x"), params)
                 )
             both.prefill.abort("r")
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+def test_a_reader_that_takes_nothing_is_given_up():
+    """What waits for it is bounded: about a MiB, then the engine stops working for it."""
+
+    async def body():
+        async with routed() as (both, prefill, decode):
+            request = make("r", 40, max_tokens=400, logprobs=20)
+            params, _ = await prefill.offer(one_token(make("r", 40)))
+            events = decode.load(request, params)
+            first = await anext(events)
+            for _ in range(MAX_UNREAD_BYTES // size_of(first) + 2):  # as a fast engine would
+                decode.send(HERE, Tokens((first,), (1,)))
+            with pytest.raises(Unavailable, match="does not read"):
+                async for _ in events:
+                    pass
             await both.at_rest()
 
     asyncio.run(body())

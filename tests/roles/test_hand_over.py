@@ -357,6 +357,35 @@ def test_an_abort_at_any_moment_frees_everything(delay_s):
     asyncio.run(body())
 
 
+@pytest.mark.parametrize("way", ["the claim fails", "the client leaves"])
+def test_nobody_waits_for_blocks_in_vain(way):
+    """All of D's blocks are taken: a load waits for them, until there is no reason to."""
+
+    async def body():
+        async with pair() as both:
+            driver = both.parts["d"].driver
+            expected = await both.whole(make("w", 200))
+            free = (await driver.call(lambda engine: engine.load())).free_blocks
+            taken = await driver.call(lambda engine: engine.reserve(free - 4))
+            await both.start(make("r", 200))
+            await both.proxy.until(lambda: both.decode.num_waiting() == 1)
+            await both.proxy.until(lambda: both.proxy.events["p"].get("r"))
+            if way == "the claim fails":
+                both.prefill.abort("r")
+            else:
+                both.decode.handle(b"proxy", Abort("r"))
+                both.prefill.handle(b"proxy", Abort("r"))
+            await both.proxy.until(lambda: both.decode.num_waiting() == 0)
+            assert taken  # still: it left without its turn having come
+            driver.post(lambda engine: engine.free(taken))
+            if way == "the claim fails":
+                await both.proxy.until(lambda: both.proxy.finished("d", "r"))
+                assert both.proxy.tokens("r") == expected
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
 def test_a_lost_proxy_frees_everything():
     async def body():
         async with pair() as both:
