@@ -1,8 +1,6 @@
 """Which KV heads of which rank go where, between instances of different tensor-parallel degree.
 
-Pure arithmetic, for when instances have ranks: until then fingerprints that name different degrees
-are refused (negotiate.py). Heads are dealt out in order, in equal shares; where there are more
-ranks than heads, neighbouring ranks hold copies of one head.
+Pure arithmetic. How heads are dealt out in one instance is in `common/model/shards.py`.
 
     8 heads   2 ranks there   |0 1 2 3|4 5 6 7|
               4 ranks here    |0 1|2 3|4 5|6 7|
@@ -12,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.errors import LayoutMismatch
+from common.model.shards import heads_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +21,6 @@ class HeadPiece:
     source_head: int  # within that rank
     target_head: int  # within the target rank
     num_heads: int
-
-
-def heads_of(rank: int, num_ranks: int, num_heads: int) -> range:
-    """The heads that a rank holds. Raises LayoutMismatch if they cannot be dealt out evenly."""
-    small, large = sorted((num_ranks, num_heads))
-    if not 0 <= rank < num_ranks or not small or large % small:
-        raise LayoutMismatch(f"{num_heads} KV heads cannot be dealt out to {num_ranks} ranks")
-    if num_ranks >= num_heads:
-        head = rank * num_heads // num_ranks
-        return range(head, head + 1)
-    share = num_heads // num_ranks
-    return range(rank * share, (rank + 1) * share)
 
 
 def head_pieces(

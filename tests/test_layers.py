@@ -33,14 +33,15 @@ MAY_IMPORT = {
 }
 
 # Inside common: each part may use the ones before it (and the plain modules of common itself).
-COMMON_PARTS = ("admission", "grammar", "model", "engine", "api", "instance")
+COMMON_PARTS = ("admission", "grammar", "model", "engine", "parallel", "api", "instance")
 COMMON_MAY = {
     "grammar": set(),
     "model": set(),
     "engine": {"grammar", "model"},
+    "parallel": {"model", "engine"},
     "admission": set(),
     "api": {"admission"},
-    "instance": {"grammar", "model", "engine", "admission", "api"},
+    "instance": {"grammar", "model", "engine", "parallel", "admission", "api"},
 }
 
 

@@ -14,6 +14,7 @@ from common.model.cuda_graphs import GraphedModel
 from common.model.inputs import ForwardInputs
 from common.model.llama import Llama
 from common.model.rope_spec import RopeSpec
+from common.model.shards import Part
 from common.model.spec import LlamaShape, ModelSpec
 from common.model.step_memory import one_chunk
 
@@ -26,7 +27,7 @@ PROMPTS = (512, 2048, 8192)
 class RandomWeights:
     """Drawn on the GPU: 8 billion numbers in a second."""
 
-    def copy_into(self, target: Tensor, name: str) -> None:
+    def copy_into(self, target: Tensor, name: str, part: Part | None = None) -> None:
         if target.dim() > 1:
             target.normal_(0.0, 0.02)
         else:

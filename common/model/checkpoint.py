@@ -23,14 +23,16 @@ from torch import Tensor
 
 from common.errors import ConfigError
 from common.model.config_json import ConfigJson
+from common.model.shards import Part
 
 INDEX = "model.safetensors.index.json"
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class Weights(Protocol):
-    def copy_into(self, target: Tensor, name: str) -> None:
-        """Fill `target` with the tensor called `name`, converted to target's dtype and device.
+    def copy_into(self, target: Tensor, name: str, part: Part | None = None) -> None:
+        """Fill `target` with the tensor called `name`, or with a part of it, converted to target's
+        dtype and device.
 
         Raises ConfigError, naming the tensor, when it is missing or its shape or dtype is wrong.
         """
@@ -65,18 +67,21 @@ class Checkpoint:
     ) -> None:
         self._stack.close()
 
-    def copy_into(self, target: Tensor, name: str) -> None:
+    def copy_into(self, target: Tensor, name: str, part: Part | None = None) -> None:
+        """Of a part, only its bytes are read."""
         if name not in self._files:
             raise ConfigError(f"the checkpoint has no tensor {name}")
         view = self._files[name].get_slice(name)
         shape = tuple(view.get_shape())
-        if shape != tuple(target.shape):
-            raise ConfigError(
-                f"tensor {name} has shape {shape}, config.json asks for {tuple(target.shape)}"
-            )
+        expected = tuple(target.shape) if part is None else part.shape
+        if shape != expected:
+            raise ConfigError(f"tensor {name} has shape {shape}, config.json asks for {expected}")
         if view.get_dtype() not in FLOAT_DTYPES:
             raise ConfigError(f"tensor {name} has dtype {view.get_dtype()}, which is not supported")
-        target.copy_(self._files[name].get_tensor(name))
+        if part is None:
+            target.copy_(self._files[name].get_tensor(name))
+        else:
+            target.copy_(view[(slice(None),) * part.axis + (slice(part.start, part.stop),)])
         self._taken.add(name)
 
     def finish(self, ignorable: Iterable[str]) -> None:
@@ -130,8 +135,12 @@ class DummyWeights:
     seed: int
     std: float
 
-    def copy_into(self, target: Tensor, name: str) -> None:
-        if target.dim() > 1:
+    def copy_into(self, target: Tensor, name: str, part: Part | None = None) -> None:
+        if target.dim() > 1 and part is not None:
+            whole = torch.empty(part.shape, dtype=target.dtype)
+            fill_normal(whole, self.seed, name, self.std)
+            target.copy_(whole.narrow(part.axis, part.start, part.stop - part.start))
+        elif target.dim() > 1:
             fill_normal(target, self.seed, name, self.std)
         else:
             target.fill_(0.0 if name.endswith("bias") else 1.0)

@@ -1,7 +1,9 @@
 """The Llama family: one network for every architecture that `spec.FAMILY` describes.
 
 Projections that read the same input are fused and packed once. The residual stream travels beside
-the hidden state, so that each addition is fused with the norm that follows it. Knows no files.
+the hidden state, so that each addition is fused with the norm that follows it. Several ranks may
+share it (shards.py says how): each holds a part of every matrix, and they meet after attention,
+after the feed-forward, and in the embedding and the logits. Knows no files and no processes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from torch import Tensor
 
 from common.model.checkpoint import Weights
 from common.model.inputs import ForwardInputs
+from common.model.ranks import Alone, Ranks
 from common.model.rope import rope_tables
+from common.model.shards import Part, Shard
 from common.model.spec import LlamaShape, ModelSpec
 from kernels.activation import silu_mul
 from kernels.attention import paged_attention
@@ -26,6 +30,8 @@ IGNORABLE = ("rotary_emb.inv_freq",)  # stored in some old checkpoints; computed
 
 @dataclass(frozen=True, slots=True)
 class Layer:
+    """Heads and inner features are those of one rank."""
+
     input_norm: Tensor  # [hidden]
     qkv: PackedWeight  # hidden → (heads + 2 * kv_heads) * head_dim
     q_norm: Tensor | None  # [head_dim]
@@ -41,14 +47,26 @@ class Llama:
     """A `CausalLM`: token ids in, float32 logits out, K and V left in the paged cache."""
 
     def __init__(
-        self, spec: ModelSpec, shape: LlamaShape, weights: Weights, device: torch.device
+        self,
+        spec: ModelSpec,
+        shape: LlamaShape,
+        weights: Weights,
+        device: torch.device,
+        ranks: Ranks | None = None,
     ) -> None:
-        """Takes every tensor it needs from `weights`; `spec.dtype` is what they become."""
+        """Takes every tensor it needs from `weights`; `spec.dtype` is what they become.
+
+        spec:   of the whole model, however many ranks share it
+        ranks:  with whom it is shared; None: with nobody
+        """
         self.spec = spec
+        self._ranks: Ranks = ranks or Alone()
+        self._local = self._ranks.shard.local(spec)
         self._shape = shape
         self._scale = spec.head_dim**-0.5
-        reader = _Reader(weights, getattr(torch, spec.dtype), device)
-        self._embedding = reader.tensor(
+        reader = _Reader(weights, getattr(torch, spec.dtype), device, self._ranks.shard)
+        self._vocab, _ = self._ranks.shard.padded_share(spec.vocab_size)
+        self._embedding = reader.vocab_rows(
             "model.embed_tokens.weight", spec.vocab_size, spec.hidden_size
         )
         self._layers = [_read_layer(reader, spec, shape, i) for i in range(spec.num_layers)]
@@ -56,32 +74,50 @@ class Llama:
         if spec.tied_embeddings:
             self._head = pack(self._embedding)
         else:
-            self._head = reader.packed([("lm_head", spec.vocab_size)], spec.hidden_size, bias=False)
+            head = reader.vocab_rows("lm_head.weight", spec.vocab_size, spec.hidden_size)
+            self._head = pack(head)
         weights.finish((*IGNORABLE, "lm_head.weight") if spec.tied_embeddings else IGNORABLE)
         self._cos, self._sin = rope_tables(shape.rope, spec.head_dim, spec.max_model_len, device)
 
     def forward(self, inputs: ForwardInputs, cache: Tensor) -> Tensor:
-        """Logits [rows, vocab] float32 of `inputs.logits_rows`.
+        """Logits [rows, vocab] float32 of `inputs.logits_rows`; of use on rank 0 only.
 
-        cache: [blocks, layers, 2, kv_heads, block_size, head_dim]; this step's K and V are written.
+        cache: [blocks, layers, 2, kv_heads, block_size, head_dim], with the KV heads of this rank;
+        this step's K and V are written.
         """
         eps = self._shape.norm_eps
-        residual = self._embedding[inputs.token_ids]
+        residual = self._embed(inputs.token_ids)
         hidden = rms_norm(residual, self._layers[0].input_norm, eps)
         for i, layer in enumerate(self._layers):
             if i > 0:
                 hidden, residual = add_rms_norm(hidden, residual, layer.input_norm, eps)
             hidden = self._attend(layer, hidden, inputs, cache[:, i, 0], cache[:, i, 1])
             hidden, residual = add_rms_norm(hidden, residual, layer.post_norm, eps)
-            hidden = linear(silu_mul(linear(hidden, layer.gate_up)), layer.down)
+            hidden = self._whole(silu_mul(linear(hidden, layer.gate_up)), layer.down)
         rows = inputs.logits_rows
         hidden, _ = add_rms_norm(hidden[rows], residual[rows], self._norm, eps)
-        return linear(hidden, self._head, out_dtype=torch.float32)
+        logits = self._ranks.gather_columns(linear(hidden, self._head, out_dtype=torch.float32))
+        return logits[:, : self.spec.vocab_size]
+
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        """[tokens, hidden]; each rank adds the rows of its part of the vocabulary."""
+        if self._ranks.shard.num_ranks == 1:
+            return self._embedding[token_ids]
+        is_ours = (token_ids >= self._vocab.start) & (token_ids < self._vocab.stop)
+        rows = self._embedding[(token_ids - self._vocab.start) * is_ours]
+        return self._ranks.sum(rows * is_ours[:, None])
+
+    def _whole(self, x: Tensor, weight: PackedWeight) -> Tensor:
+        """x [tokens, features of this rank] times its columns of the weight, over all ranks."""
+        if self._ranks.shard.num_ranks == 1:
+            return linear(x, weight)
+        part = linear(x, weight, out_dtype=torch.float32 if self._ranks.is_wide else None)
+        return self._ranks.sum(part).to(x.dtype)
 
     def _attend(
         self, layer: Layer, hidden: Tensor, inputs: ForwardInputs, k_cache: Tensor, v_cache: Tensor
     ) -> Tensor:
-        spec, eps = self.spec, self._shape.norm_eps
+        spec, eps = self._local, self._shape.norm_eps
         heads = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]
         # [tokens, heads + 2 * kv_heads, head_dim]
         qkv = linear(hidden, layer.qkv).view(-1, sum(heads), spec.head_dim)
@@ -103,41 +139,80 @@ class Llama:
             max_query_len=inputs.max_query_len,
             max_context_len=inputs.max_context_len,
         )
-        return linear(mixed.flatten(1), layer.output)
+        return self._whole(mixed.flatten(1), layer.output)
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Tensors of the right dtype and place, read one at a time."""
+    """Tensors of the right dtype and place, read one at a time; of matrices, this rank's part."""
 
     weights: Weights
     dtype: torch.dtype
     device: torch.device
+    shard: Shard
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         target = torch.empty(shape, dtype=self.dtype, device=self.device)
         self.weights.copy_into(target, name)
         return target
 
-    def packed(self, parts: list[tuple[str, int]], inputs: int, bias: bool) -> PackedWeight:
-        """One projection made of several that share their input; parts are (name, outputs)."""
-        outputs = [size for _, size in parts]
+    def vocab_rows(self, name: str, vocab_size: int, hidden: int) -> Tensor:
+        """A row per token of this rank's part, then zeros up to the size of all ranks' parts."""
+        rows, room = self.shard.padded_share(vocab_size)
+        target = torch.zeros(room, hidden, dtype=self.dtype, device=self.device)
+        if rows:
+            self._copy(target[: len(rows)], name, (vocab_size, hidden), 0, rows)
+        return target
+
+    def packed(self, parts: list[_Rows], inputs: int, bias: bool) -> PackedWeight:
+        """One projection made of several that share their input."""
+        outputs = [len(part.ours) for part in parts]
         weight = torch.empty(sum(outputs), inputs, dtype=self.dtype, device=self.device)
-        for (name, _), rows in zip(parts, torch.split(weight, outputs), strict=True):
-            self.weights.copy_into(rows, f"{name}.weight")
+        for part, rows in zip(parts, torch.split(weight, outputs), strict=True):
+            self._copy(rows, f"{part.name}.weight", (part.outputs, inputs), 0, part.ours)
         if not bias:
             return pack(weight)
         biases = torch.empty(sum(outputs), dtype=self.dtype, device=self.device)
-        for (name, _), rows in zip(parts, torch.split(biases, outputs), strict=True):
-            self.weights.copy_into(rows, f"{name}.bias")
+        for part, rows in zip(parts, torch.split(biases, outputs), strict=True):
+            self._copy(rows, f"{part.name}.bias", (part.outputs,), 0, part.ours)
         return pack(weight, biases)
+
+    def packed_columns(
+        self, name: str, outputs: int, inputs: int, ours: range, bias: bool
+    ) -> PackedWeight:
+        """A projection whose input is divided; rank 0 adds the bias, once for all."""
+        weight = torch.empty(outputs, len(ours), dtype=self.dtype, device=self.device)
+        self._copy(weight, f"{name}.weight", (outputs, inputs), 1, ours)
+        if not bias:
+            return pack(weight)
+        biases = self.tensor(f"{name}.bias", outputs)
+        return pack(weight, biases) if self.shard.rank == 0 else pack(weight)
+
+    def _copy(
+        self, target: Tensor, name: str, shape: tuple[int, ...], axis: int, ours: range
+    ) -> None:
+        is_whole = len(ours) == shape[axis]
+        part = None if is_whole else Part(shape, axis, ours.start, ours.stop)
+        self.weights.copy_into(target, name, part)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A projection, and which of its outputs are this rank's."""
+
+    name: str
+    outputs: int  # of the whole
+    ours: range
 
 
 def _read_layer(reader: _Reader, spec: ModelSpec, shape: LlamaShape, index: int) -> Layer:
     at = f"model.layers.{index}"
-    hidden, inner = spec.hidden_size, shape.intermediate_size
+    hidden, inner, shard = spec.hidden_size, shape.intermediate_size, reader.shard
     query, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     attention, feed_forward = f"{at}.self_attn", f"{at}.mlp"
+    ours = shard.share(inner)
+    queries = _features(shard.share(spec.num_heads), spec.head_dim)
+    keys = _features(shard.kv_heads(spec.num_kv_heads), spec.head_dim)
 
     def head_norm(name: str) -> Tensor | None:
         return reader.tensor(f"{attention}.{name}.weight", spec.head_dim) if shape.qk_norm else None
@@ -146,22 +221,31 @@ def _read_layer(reader: _Reader, spec: ModelSpec, shape: LlamaShape, index: int)
         input_norm=reader.tensor(f"{at}.input_layernorm.weight", hidden),
         qkv=reader.packed(
             [
-                (f"{attention}.q_proj", query),
-                (f"{attention}.k_proj", kv),
-                (f"{attention}.v_proj", kv),
+                _Rows(f"{attention}.q_proj", query, queries),
+                _Rows(f"{attention}.k_proj", kv, keys),
+                _Rows(f"{attention}.v_proj", kv, keys),
             ],
             hidden,
             shape.qkv_bias,
         ),
         q_norm=head_norm("q_norm"),
         k_norm=head_norm("k_norm"),
-        output=reader.packed([(f"{attention}.o_proj", hidden)], query, shape.o_bias),
+        output=reader.packed_columns(f"{attention}.o_proj", hidden, query, queries, shape.o_bias),
         post_norm=reader.tensor(f"{at}.post_attention_layernorm.weight", hidden),
         gate_up=reader.packed(
-            [(f"{feed_forward}.gate_proj", inner), (f"{feed_forward}.up_proj", inner)],
+            [
+                _Rows(f"{feed_forward}.gate_proj", inner, ours),
+                _Rows(f"{feed_forward}.up_proj", inner, ours),
+            ],
             hidden,
             shape.mlp_bias,
         ),
-        down=reader.packed([(f"{feed_forward}.down_proj", hidden)], inner, shape.mlp_bias),
+        down=reader.packed_columns(
+            f"{feed_forward}.down_proj", hidden, inner, ours, shape.mlp_bias
+        ),
         window=shape.windows[index],
     )
+
+
+def _features(heads: range, head_dim: int) -> range:
+    return range(heads.start * head_dim, heads.stop * head_dim)

@@ -21,6 +21,8 @@ from common.model.checkpoint import (
 from common.model.config_json import ConfigJson
 from common.model.inputs import ForwardInputs
 from common.model.llama import Llama
+from common.model.ranks import Ranks
+from common.model.shards import check_shards
 from common.model.spec import DTYPES, ModelSpec
 from common.model.spec_reader import read_spec
 
@@ -75,21 +77,26 @@ def load_model(
     seed: int = 0,
     device: torch.device,
     max_model_len: int | None = None,
+    ranks: Ranks | None = None,
 ) -> CausalLM:
     """The model in directory `path`, ready to run. Raises ConfigError with one clear line.
 
     dtype:        auto is the config's; weights are converted to it
     load_format:  dummy makes weights up from `seed`, and needs no files but config.json
+    ranks:        who else runs it; each loads its own part
     """
     spec = with_dtype(read_spec(path, max_model_len), dtype)
+    if ranks is not None:
+        check_shards(spec, ranks.shard.num_ranks)
     if spec.llama is None:
         from common.model.transformers_fallback import load_fallback  # slow import
 
         return load_fallback(path, spec, load_format=load_format, seed=seed, device=device)
     if load_format == "dummy":
-        return Llama(spec, spec.llama, DummyWeights(seed, spec.llama.initializer_range), device)
+        made_up = DummyWeights(seed, spec.llama.initializer_range)
+        return Llama(spec, spec.llama, made_up, device, ranks)
     with Checkpoint(path) as weights:
-        return Llama(spec, spec.llama, weights, device)
+        return Llama(spec, spec.llama, weights, device, ranks)
 
 
 def with_dtype(spec: ModelSpec, dtype: str) -> ModelSpec:
