@@ -27,7 +27,7 @@ class StandinPrefixes:
     def run(self, request: EngineRequest) -> tuple[int, Prefixes]:
         """Compute a prompt: (tokens that were not cached, what has changed)."""
         tokens = (*request.prompt_token_ids, *request.output_token_ids)
-        digests = self._hasher.full_blocks(tokens, request.cache_salt)
+        digests = self._hasher.full_blocks(tokens, request.kv_salt)
         hashes = [short_hash(digest) for digest in digests]
         hits = 0
         while hits < len(hashes) and hashes[hits] in self._cached:

@@ -51,7 +51,7 @@ def unseal(key: bytes, text: str) -> SealedHandOver | None:
 def prompt_digest(request: EngineRequest) -> bytes:
     """Of all that the KV of a prompt depends on, beside the model."""
     token_ids = request.prompt_token_ids + request.output_token_ids
-    return hashlib.sha256(msgspec.msgpack.encode((token_ids, request.cache_salt))).digest()
+    return hashlib.sha256(msgspec.msgpack.encode((token_ids, request.kv_salt))).digest()
 
 
 def _mac(key: bytes, payload: bytes) -> bytes:

@@ -11,6 +11,23 @@ from typing import Literal
 
 import msgspec
 
+_ADAPTER, _ESCAPE = "lora:", "salt:"
+
+
+def kv_salt_of(cache_salt: str, adapter: str) -> str:
+    """One text for both, and never one text for two pairs, whatever a client calls its salt."""
+    if adapter:
+        return f"{_ADAPTER}{adapter}:{cache_salt}"
+    return _ESCAPE + cache_salt if cache_salt.startswith((_ADAPTER, _ESCAPE)) else cache_salt
+
+
+def split_kv_salt(kv_salt: str) -> tuple[str, str]:
+    """(cache salt, adapter), as `kv_salt_of` was given them."""
+    if kv_salt.startswith(_ADAPTER):
+        adapter, _, cache_salt = kv_salt.removeprefix(_ADAPTER).partition(":")
+        return cache_salt, adapter
+    return kv_salt.removeprefix(_ESCAPE), ""
+
 
 class FinishReason(str, Enum):
     """Why a sequence ended. `ABORT` is told to nobody but logs: the client has gone."""
@@ -71,6 +88,12 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     priority: int = 0  # lower runs first
     cache_salt: str = ""  # requests share prefix blocks only within one salt
     session_id: str = ""  # the client's label for what belongs together; may steer routing only
+    adapter: str = ""  # digest of the LoRA adapter to run with; "": the model itself
+
+    @property
+    def kv_salt(self) -> str:
+        """What the KV of equal tokens may differ by, or must not be shared across."""
+        return kv_salt_of(self.cache_salt, self.adapter)
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

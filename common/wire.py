@@ -7,9 +7,10 @@ change any.
 Registry link   instance (DEALER) → proxy (ROUTER)     Register, Deregister
                 another proxy     → proxy              Follow, answered by what instances say
 Request link    proxy (DEALER)    → instance (ROUTER)  Hello, RunPrefill, RunDecode, RunWhole,
-                                                       Abort, WatchPrefixes, SetRole
+                                                       Abort, WatchPrefixes, SetRole,
+                                                       LoadAdapter, UnloadAdapter
                 instance          → proxy              Welcome, Load, Accepted, Tokens, Failed,
-                                                       Prefixes, RoleSet
+                                                       Prefixes, RoleSet, Adapters, AdapterDone
 
 The KV side channel between a prefill and a decode instance has its own page:
 kv_transfer/messages.py.
@@ -39,6 +40,15 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Base of all messages: on the wire `[class name, field, field, …]`."""
 
 
+class AdapterInfo(msgspec.Struct, frozen=True, array_like=True):
+    """A LoRA adapter that an instance serves as a model of its own."""
+
+    name: str  # in the API
+    digest: str  # of what it computes: the same name elsewhere may be another adapter
+    root: str = ""  # where it was loaded from, as its operator wrote it
+    parent: str = ""  # the model it is an adapter of, as clients are told
+
+
 class InstanceInfo(msgspec.Struct, frozen=True, array_like=True):
     """What an instance says of itself. `incarnation` is fresh at each start and with each role."""
 
@@ -58,6 +68,7 @@ class InstanceInfo(msgspec.Struct, frozen=True, array_like=True):
     version: str = ""
     wire_version: int = WIRE_VERSION
     max_num_seqs: int = 0  # sequences that run at once; 0: not told
+    adapters: tuple[AdapterInfo, ...] = ()
 
 
 def info_to_json(info: InstanceInfo) -> bytes:
@@ -167,6 +178,19 @@ class SetRole(Message, frozen=True):
     drain_s: float | None = None  # for what runs, before it is moved; None: as for a shutdown
 
 
+class LoadAdapter(Message, frozen=True):
+    """Serve an adapter from now on: answer `AdapterDone`, after the `Adapters` that tells of it."""
+
+    name: str
+    path: str  # absolute, or relative to the instance's --lora-root
+
+
+class UnloadAdapter(Message, frozen=True):
+    """The same, the other way round. What runs with it goes on."""
+
+    name: str
+
+
 # --- request link, instance to proxy --------------------------------------------------------------
 
 
@@ -231,9 +255,34 @@ class RoleSet(Message, frozen=True):
     message: str = ""
 
 
+class Adapters(Message, frozen=True):
+    """All that the instance serves now; sent to every proxy when that changes."""
+
+    incarnation: str
+    adapters: tuple[AdapterInfo, ...]
+
+
+class AdapterDone(Message, frozen=True):
+    """With a `code` (common/errors.py) nothing has changed, and `message` says why."""
+
+    name: str
+    code: str = ""
+    message: str = ""
+
+
 ToRegistry = Register | Deregister | Follow
-ToInstance = Hello | RunPrefill | RunDecode | RunWhole | Abort | WatchPrefixes | SetRole
-ToProxy = Welcome | Load | Accepted | Tokens | Failed | Prefixes | RoleSet
+ToInstance = (
+    Hello
+    | RunPrefill
+    | RunDecode
+    | RunWhole
+    | Abort
+    | WatchPrefixes
+    | SetRole
+    | LoadAdapter
+    | UnloadAdapter
+)
+ToProxy = Welcome | Load | Accepted | Tokens | Failed | Prefixes | RoleSet | Adapters | AdapterDone
 
 _encoder = msgspec.msgpack.Encoder()
 

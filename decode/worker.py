@@ -189,13 +189,13 @@ class DecodeWorker:
             raise TransferError("this instance has no KV connector")
         deadline = time.monotonic() + LOAD_DEADLINE_S
         tokens = request.prompt_token_ids + request.output_token_ids
-        check_content(handle, tokens, request.cache_salt)
+        check_content(handle, tokens, request.kv_salt)
         num_blocks = self._consumer.num_blocks(len(tokens))
         if samples_first:  # the last token is computed here: into a block that nobody shares
             tokens = tokens[:-1]
         async with self._consumer.hold(handle, deadline) as held:
             loan = await self._admission.enter(
-                tokens, request.cache_salt, num_blocks, deadline, held.ended
+                tokens, request.kv_salt, num_blocks, deadline, held.ended
             )
             if loan is None:  # there is nothing to wait for any more
                 raise held.failure()

@@ -121,9 +121,7 @@ class PrefillWorker:
         request = message.request
         num_tokens = len(request.prompt_token_ids) + len(request.output_token_ids)
         num_blocks = -(-num_tokens // self._block_size)
-        content = content_of(
-            request.prompt_token_ids + request.output_token_ids, request.cache_salt
-        )
+        content = content_of(request.prompt_token_ids + request.output_token_ids, request.kv_salt)
         handle = self._producer.offer(request.request_id, num_tokens, num_blocks, content)
         self.requests.outbox.attach(request.request_id, handle)
         try:
@@ -137,7 +135,7 @@ class PrefillWorker:
     async def _load_stored(self, request: EngineRequest) -> None:
         if self._stored is not None:
             tokens = request.prompt_token_ids + request.output_token_ids
-            await self._stored.load(tokens, request.cache_salt)
+            await self._stored.load(tokens, request.kv_salt)
 
     async def _whole(self, message: RunWhole) -> None:
         await self._load_stored(message.request)

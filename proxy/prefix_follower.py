@@ -88,7 +88,7 @@ class PromptPrefix:
 
     def __init__(self, request: EngineRequest, output: Iterable[int] = ()) -> None:
         self._token_ids = (*request.prompt_token_ids, *output)
-        self._salt = request.cache_salt
+        self._salt = request.kv_salt
         self._hashes: dict[tuple[str, int], list[int]] = {}
 
     def hashes(self, info: InstanceInfo) -> list[int]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.engine.scheduler import Plan
 from common.engine.sequence import Sequence
 from common.model.inputs import ForwardInputs
+from common.model.lora.adapter import Adapter, AdapterRows
 
 _ALIGN = 4  # elements
 _DTYPES = {"<i4": torch.int32, "<i8": torch.int64}
@@ -73,7 +74,22 @@ class BatchBuilder:
             logits_rows=wide[3],
             max_query_len=int(counts.max()),
             max_context_len=int(ends.max()),
+            adapters=self._adapter_rows(plan, cu_seqlens),
         )
+
+    def _adapter_rows(self, plan: Plan, cu_seqlens: NDArray[np.int32]) -> tuple[AdapterRows, ...]:
+        """The batch's rows by adapter, in order of their digests."""
+        of: dict[str, tuple[Adapter, list[int]]] = {}
+        for number, (sequence, _) in enumerate(plan.chunks):
+            if sequence.adapter is not None:
+                of.setdefault(sequence.adapter.digest, (sequence.adapter, []))[1].append(number)
+        found = []
+        for _, (adapter, chunks) in sorted(of.items()):
+            if len(chunks) == len(plan.chunks):
+                return (AdapterRows(adapter, None),)
+            parts = [np.arange(cu_seqlens[i], cu_seqlens[i + 1], dtype=np.int64) for i in chunks]
+            found.append(AdapterRows(adapter, self._tensors([np.concatenate(parts)])[0]))
+        return tuple(found)
 
     def _tensors(self, arrays: list[NDArray[Any]]) -> list[torch.Tensor]:
         """The arrays, all of one dtype, on the device."""

@@ -31,8 +31,9 @@ from common.engine.publish import Publisher
 from common.engine.sampler import Sampler, Samples
 from common.engine.scheduler import Plan, Scheduler
 from common.engine.sequence import Sequence
-from common.errors import BadRequest, Overloaded, XpydError
+from common.errors import BadRequest, ModelNotFound, Overloaded, XpydError
 from common.model.inputs import ForwardInputs
+from common.model.lora.adapter import Adapter
 from common.model.spec import ModelSpec
 from common.request import Constraint, EngineRequest, FinishReason, TokenEvent, TokenLogprob
 
@@ -62,11 +63,13 @@ class Engine:
         fingerprint: str,
         *,
         constraints: ConstraintCompiler | None = None,
+        adapters: Callable[[str], Adapter] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`fingerprint` names model and layout (`kv_fingerprint`): it is in every prefix hash.
 
         constraints:  None: requests with a constraint are refused
+        adapters:     by digest, or ModelNotFound; None: requests with an adapter are refused
         """
         self.settings = settings
         self._model = model
@@ -89,6 +92,7 @@ class Engine:
         self._batch = BatchBuilder(
             settings.max_num_seqs, max_blocks, cache.block_size, cache.device
         )
+        self._adapters = adapters
         self._sequences: dict[str, Sequence] = {}
         self._num_added = 0
         self._prefix_log: PrefixLog | None = None  # kept only while somebody wants it
@@ -358,11 +362,23 @@ class Engine:
             raise BadRequest(f"{longest} tokens do not fit into this instance's KV cache")
         self._num_added += 1
         sequence = Sequence(
-            request, self._num_added, self._eos_token_ids, offer=offer, now=self._clock()
+            request,
+            self._num_added,
+            self._eos_token_ids,
+            offer=offer,
+            now=self._clock(),
+            adapter=self._adapter_of(request),
         )
         if request.sampling.constraint is not None:
             self._constraints.enter(sequence, request.sampling.constraint)
         return sequence
+
+    def _adapter_of(self, request: EngineRequest) -> Adapter | None:
+        if not request.adapter:
+            return None
+        if self._adapters is None:
+            raise ModelNotFound("this instance serves no LoRA adapters", "model")
+        return self._adapters(request.adapter)
 
     def _is_complete(self, sequence: Sequence) -> bool:
         """Had the request ended before it came? Then its last event is all that is left to do."""

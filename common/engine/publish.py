@@ -24,7 +24,7 @@ class Publisher:
         num_full = sequence.num_computed // self._block_size
         if num_full == sequence.num_named or not (self._is_caching or sequence.offer):
             return
-        salt = sequence.request.cache_salt
+        salt = sequence.request.kv_salt
         self._hasher.extend(sequence.digests, sequence.tokens, sequence.num_computed, salt)
         if self._is_caching:
             blocks, digests = sequence.block_ids, sequence.digests
@@ -46,7 +46,7 @@ class Publisher:
             return None
         digests = sequence.digests[first:num_full]
         if end > num_full:
-            salt = sequence.request.cache_salt
+            salt = sequence.request.kv_salt
             digests.append(
                 self._hasher.partial(sequence.digests, sequence.tokens, sequence.num_computed, salt)
             )

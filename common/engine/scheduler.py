@@ -214,7 +214,7 @@ class Scheduler:
             sequence.digests,
             sequence.tokens,
             num_full * self._block_size,
-            sequence.request.cache_salt,
+            sequence.request.kv_salt,
         )
         return self._pool.match(sequence.digests[:num_full])
 

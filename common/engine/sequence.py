@@ -12,6 +12,7 @@ from torch import Tensor
 from common.engine.constraint_compiler import Compilation
 from common.engine.constraint_state import ConstraintState
 from common.engine.penalties import PenaltyCounts
+from common.model.lora.adapter import Adapter
 from common.request import EngineRequest, FinishReason, TokenLogprob
 
 
@@ -33,6 +34,7 @@ class Sequence:
     """`tokens[:num_tokens]`: prompt and output; KV of `tokens[:num_computed]` is in the blocks."""
 
     __slots__ = (
+        "adapter",
         "added_at",
         "block_ids",
         "compilation",
@@ -69,8 +71,10 @@ class Sequence:
         *,
         offer: bool = False,
         now: float = 0.0,
+        adapter: Adapter | None = None,
     ) -> None:
         params = request.sampling
+        self.adapter = adapter  # kept in memory by this, though it be unloaded meanwhile
         self.request = request
         self.request_id = request.request_id
         self.params = params

@@ -1,7 +1,8 @@
 """Decode steps replayed as CUDA graphs: one launch per step instead of several hundred.
 
 A graph belongs to a batch size; a smaller batch is padded with rows that read one token of block 0
-and write nowhere. Anything but a pure decode step runs as it is. Knows no requests.
+and write nowhere. Anything but a pure decode step, or one with adapters, runs as it is. Knows no
+requests.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ def batch_sizes(max_num_seqs: int) -> list[int]:
 
 
 def is_decode(inputs: ForwardInputs) -> bool:
-    """One token per sequence, and logits of each."""
+    """One token per sequence, logits of each, and the model's own weights only."""
     num_seqs = len(inputs.context_lens)
+    if inputs.adapters:
+        return False
     return inputs.max_query_len == 1 and len(inputs.logits_rows) == num_seqs > 0
 
 

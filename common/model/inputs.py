@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from common.model.lora.adapter import AdapterRows
+
 
 @dataclass(frozen=True, slots=True)
 class ForwardInputs:
@@ -25,3 +27,4 @@ class ForwardInputs:
     # Upper bounds, known on the host: a GPU would have to be waited for.
     max_query_len: int
     max_context_len: int
+    adapters: tuple[AdapterRows, ...] = ()  # of this step; rows of none run without

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.model.checkpoint import Weights
 from common.model.inputs import ForwardInputs
+from common.model.lora.adapter import AdapterRows, project
 from common.model.ranks import Alone, Ranks
 from common.model.rope import rope_tables
 from common.model.shards import Part, Shard
@@ -91,9 +92,10 @@ class Llama:
         for i, layer in enumerate(self._layers):
             if i > 0:
                 hidden, residual = add_rms_norm(hidden, residual, layer.input_norm, eps)
-            hidden = self._attend(layer, hidden, inputs, cache[:, i, 0], cache[:, i, 1])
+            hidden = self._attend(i, hidden, inputs, cache[:, i, 0], cache[:, i, 1])
             hidden, residual = add_rms_norm(hidden, residual, layer.post_norm, eps)
-            hidden = self._whole(silu_mul(linear(hidden, layer.gate_up)), layer.down)
+            inner = silu_mul(project(hidden, layer.gate_up, inputs.adapters, i, "gate_up"))
+            hidden = self._whole(inner, layer.down, inputs.adapters, i, "down")
         rows = inputs.logits_rows
         hidden, _ = add_rms_norm(hidden[rows], residual[rows], self._norm, eps)
         logits = self._ranks.gather_columns(linear(hidden, self._head, out_dtype=torch.float32))
@@ -107,20 +109,29 @@ class Llama:
         rows = self._embedding[(token_ids - self._vocab.start) * is_ours]
         return self._ranks.sum(rows * is_ours[:, None])
 
-    def _whole(self, x: Tensor, weight: PackedWeight) -> Tensor:
+    def _whole(
+        self,
+        x: Tensor,
+        weight: PackedWeight,
+        adapters: tuple[AdapterRows, ...],
+        index: int,
+        projection: str,
+    ) -> Tensor:
         """x [tokens, features of this rank] times its columns of the weight, over all ranks."""
         if self._ranks.shard.num_ranks == 1:
-            return linear(x, weight)
+            return project(x, weight, adapters, index, projection)
+        assert not adapters, "adapters are not sharded"
         part = linear(x, weight, out_dtype=torch.float32 if self._ranks.is_wide else None)
         return self._ranks.sum(part).to(x.dtype)
 
     def _attend(
-        self, layer: Layer, hidden: Tensor, inputs: ForwardInputs, k_cache: Tensor, v_cache: Tensor
+        self, index: int, hidden: Tensor, inputs: ForwardInputs, k_cache: Tensor, v_cache: Tensor
     ) -> Tensor:
-        spec, eps = self._local, self._shape.norm_eps
+        spec, eps, layer = self._local, self._shape.norm_eps, self._layers[index]
         heads = [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads]
         # [tokens, heads + 2 * kv_heads, head_dim]
-        qkv = linear(hidden, layer.qkv).view(-1, sum(heads), spec.head_dim)
+        qkv = project(hidden, layer.qkv, inputs.adapters, index, "qkv")
+        qkv = qkv.view(-1, sum(heads), spec.head_dim)
         q, k, v = torch.split(qkv, heads, dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = rms_norm(q, layer.q_norm, eps), rms_norm(k, layer.k_norm, eps)
@@ -139,7 +150,7 @@ class Llama:
             max_query_len=inputs.max_query_len,
             max_context_len=inputs.max_context_len,
         )
-        return self._whole(mixed.flatten(1), layer.output)
+        return self._whole(mixed.flatten(1), layer.output, inputs.adapters, index, "output")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.model.inputs import ForwardInputs
 from common.model.loader import CausalLM
+from common.model.lora.adapter import Adapter, AdapterRows
 
 
 @dataclass
@@ -18,6 +19,7 @@ class PagedSequence:
     tokens: list[int]
     table: list[int] = field(default_factory=list)
     computed: int = 0
+    adapter: Adapter | None = None
 
 
 def random_cache(
@@ -42,9 +44,14 @@ class PagedDriver:
         self.cache = random_cache(model, num_blocks, block_size, generator)
         self._free = torch.randperm(num_blocks, generator=generator).tolist()
 
-    def add(self, tokens: list[int], prefix_of: PagedSequence | None = None) -> PagedSequence:
+    def add(
+        self,
+        tokens: list[int],
+        prefix_of: PagedSequence | None = None,
+        adapter: Adapter | None = None,
+    ) -> PagedSequence:
         """A new sequence; with `prefix_of` it shares that one's full blocks of equal tokens."""
-        sequence = PagedSequence(list(tokens))
+        sequence = PagedSequence(list(tokens), adapter=adapter)
         if prefix_of is not None:
             shared = 0
             while (shared + 1) * self.block_size < len(tokens) and (
@@ -90,23 +97,36 @@ class PagedDriver:
             logits_rows=torch.tensor(rows),
             max_query_len=max(count for _, count in work),
             max_context_len=max(s.computed for s, _ in work),
+            adapters=_adapter_rows(work, starts),
         )
         logits = self.model.forward(inputs, self.cache)
         counts = [count if every_row else 1 for _, count in work]
         return list(torch.split(logits, counts))
 
-    def run(self, tokens: list[int], chunks: list[int]) -> Tensor:
+    def run(self, tokens: list[int], chunks: list[int], adapter: Adapter | None = None) -> Tensor:
         """Logits [tokens, vocab] of one sequence alone, its prompt cut into `chunks`."""
         assert sum(chunks) == len(tokens)
-        sequence = self.add(tokens)
+        sequence = self.add(tokens, adapter=adapter)
         return torch.cat([self.step([(sequence, count)])[0] for count in chunks])
 
-    def greedy(self, prompt: list[int], count: int) -> list[int]:
+    def greedy(self, prompt: list[int], count: int, adapter: Adapter | None = None) -> list[int]:
         """The next `count` tokens, by argmax."""
-        sequence = self.add(prompt)
+        sequence = self.add(prompt, adapter=adapter)
         todo = len(prompt)
         for _ in range(count):
             (logits,) = self.step([(sequence, todo)], every_row=False)
             sequence.tokens.append(int(logits[-1].argmax()))
             todo = 1
         return sequence.tokens[len(prompt) :]
+
+
+def _adapter_rows(
+    work: list[tuple[PagedSequence, int]], starts: list[int]
+) -> tuple[AdapterRows, ...]:
+    """Row by row, in no clever order."""
+    rows: dict[str, tuple[Adapter, list[int]]] = {}
+    for number, (sequence, _) in enumerate(work):
+        if sequence.adapter is not None:
+            found = rows.setdefault(sequence.adapter.digest, (sequence.adapter, []))
+            found[1].extend(range(starts[number], starts[number + 1]))
+    return tuple(AdapterRows(adapter, torch.tensor(each)) for adapter, each in rows.values())
