@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ ARCHITECTURES = {
     "Qwen2ForCausalLM": {},
     "Qwen3ForCausalLM": {"head_dim": 16},
 }
-ADAPTERS = {
+ADAPTERS: dict[str, dict[str, Any]] = {
     "all": {"rank": 4, "alpha": 8.0},
     "attention": {"rank": 8, "alpha": 4.0, "modules": ("q_proj", "v_proj")},
     "feed_forward": {"rank": 1, "alpha": 2.0, "modules": ("up_proj", "down_proj")},
