@@ -24,7 +24,7 @@ TOOLS = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(url):
     with anthropic.Anthropic(base_url=url, api_key=KEY, max_retries=0) as made:
         yield made

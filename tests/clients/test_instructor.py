@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.clients.conftest import KINDS
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 PROGRAM = """
@@ -34,8 +36,13 @@ for name in ("TOOLS", "JSON_SCHEMA"):
 
 
 @pytest.fixture(scope="module")
-def results(run_program):
+def both_results(run_program):
     return run_program("instructor", PROGRAM)
+
+
+@pytest.fixture(params=KINDS)
+def results(request, both_results):
+    return both_results[request.param]
 
 
 @pytest.mark.parametrize("mode", ["TOOLS", "JSON_SCHEMA"])

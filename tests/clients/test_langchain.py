@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.clients.conftest import KINDS
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 PROGRAM = '''
@@ -68,8 +70,13 @@ except Exception as error:
 
 
 @pytest.fixture(scope="module")
-def results(run_program):
+def both_results(run_program):
     return run_program("langchain_openai", PROGRAM)
+
+
+@pytest.fixture(params=KINDS)
+def results(request, both_results):
+    return both_results[request.param]
 
 
 def test_invoke(results):

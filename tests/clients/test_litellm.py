@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.clients.conftest import KINDS
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 PROGRAM = """
@@ -58,8 +60,13 @@ results["bad"] = failure(temperature=9)
 
 
 @pytest.fixture(scope="module")
-def results(run_program):
+def both_results(run_program):
     return run_program("litellm", PROGRAM)
+
+
+@pytest.fixture(params=KINDS)
+def results(request, both_results):
+    return both_results[request.param]
 
 
 @pytest.mark.parametrize("provider", ["openai", "vllm", "claude"])

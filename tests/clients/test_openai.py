@@ -1,45 +1,16 @@
-"""The official SDK, unmodified, against a real 1P1D topology with the bundled model."""
-
-import asyncio
-import threading
+"""The official SDK, unmodified, with the bundled model."""
 
 import openai
 import pytest
 
-from tests.e2e.cluster import cluster
+from tests.clients.conftest import KEY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-KEY = "correct-horse"
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    """Base URL of a topology that lives, in a thread's event loop, as long as this module."""
-    started = threading.Event()
-    stop = threading.Event()
-    found = []
-
-    async def body():
-        directory = tmp_path_factory.mktemp("sdk")
-        async with cluster(directory, prefill=1, decode=1, proxy=False) as made:
-            made.start_proxy("--api-key", KEY)
-            await made.healthy(made.proxy)
-            found.append(made.url)
-            started.set()
-            await asyncio.to_thread(stop.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(body(),))
-    thread.start()
-    assert started.wait(120)
-    yield f"{found[0]}/v1"
-    stop.set()
-    thread.join(30)
 
 
 @pytest.fixture
 def client(url):
-    with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0) as made:
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as made:
         yield made
 
 
@@ -132,7 +103,7 @@ def test_errors_are_the_sdks_own(client, url):
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="xpyd-demo", prompt="x", temperature=3)
     assert caught.value.param == "temperature"
-    wrong = openai.OpenAI(base_url=url, api_key="wrong", max_retries=0)
+    wrong = openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0)
     with wrong, pytest.raises(openai.AuthenticationError):
         wrong.models.list()
 

@@ -1,13 +1,12 @@
-"""Tool calls of the bundled model, through a pair of instances and the official SDK."""
+"""Tool calls of the bundled model, through the official SDK."""
 
-import asyncio
 import json
 
 import openai
 import pytest
 
+from tests.clients.conftest import KEY
 from tests.common.api.speakers import streamed, whole
-from tests.e2e.cluster import cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -60,13 +59,6 @@ def _ask(client):
         assert set(found) == {"city", "unit"} and found["unit"] in ("celsius", "fahrenheit")
 
 
-@pytest.mark.parametrize("topology", [{"both": 1}, {"prefill": 1, "decode": 1}])
-def test_calls_of_the_bundled_model(tmp_path, topology):
-    async def body():
-        async with cluster(tmp_path, **topology) as made:
-            with openai.OpenAI(
-                base_url=f"{made.url}/v1", api_key="unused", max_retries=0
-            ) as client:
-                await asyncio.to_thread(_ask, client)
-
-    asyncio.run(body())
+def test_calls_of_the_bundled_model(url):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        _ask(client)

@@ -1,4 +1,4 @@
-"""/v1/responses through a real 1P1D topology: the same answers as chat, and nothing left behind."""
+"""/v1/responses with real processes: the same answers as chat, and nothing left behind."""
 
 import asyncio
 import json
@@ -8,12 +8,11 @@ import openai
 import pydantic
 import pytest
 
+from tests.clients.conftest import KEY, MODEL
 from tests.common.api.response_events import check_stream
-from tests.e2e.cluster import cluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-MODEL = "xpyd-demo"
 QUESTION = "What is the capital of France?"
 
 
@@ -110,9 +109,12 @@ async def leave(client):
         if event.type == "response.output_text.delta":
             break
     await stream.close()
-    made = await client.responses.create(input="Count.", background=True, **long)
-    await polled(client, made.id, "queued")
-    cancelled = await client.responses.cancel(made.id)
+    for _ in range(20):  # where a machine pauses, a run may be over before it is cancelled
+        made = await client.responses.create(input="Count.", background=True, **long)
+        await polled(client, made.id, "queued")
+        cancelled = await client.responses.cancel(made.id)
+        if cancelled.status != "incomplete":
+            break
     assert cancelled.status == "cancelled"
     made = await client.responses.create(input="Count.", background=True, **long)
     await client.responses.delete(made.id)
@@ -120,16 +122,13 @@ async def leave(client):
         await client.responses.retrieve(made.id)
 
 
-def test_responses_through_a_pair(tmp_path):
+def test_responses_are_those_of_chat(site):
     async def run():
-        async with cluster(tmp_path, prefill=1, decode=1) as running:
-            client = openai.AsyncOpenAI(
-                base_url=f"{running.url}/v1", api_key="unused", max_retries=0
-            )
-            async with client:
-                await asyncio.wait_for(converse(client), 120)
-                await asyncio.wait_for(keep_to_the_form(client), 120)
-                await asyncio.wait_for(leave(client), 120)
-                await running.at_rest()
+        client = openai.AsyncOpenAI(base_url=f"{site.url}/v1", api_key=KEY, max_retries=0)
+        async with client:
+            await asyncio.wait_for(converse(client), 120)
+            await asyncio.wait_for(keep_to_the_form(client), 120)
+            await asyncio.wait_for(leave(client), 120)
 
     asyncio.run(run())
+    site.at_rest()
