@@ -18,8 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 
+from tests.clients.checked_http import CheckedTransport
 from tests.e2e.cluster import Cluster, cluster
 
 KEY = "correct-horse"
@@ -96,6 +98,13 @@ def site(request, sites) -> Site:
 @pytest.fixture(scope="session")
 def url(site) -> str:
     return str(site.url)
+
+
+@pytest.fixture
+def http():
+    """For OpenAI's `http_client`: every answer is held to the SDK's types."""
+    with httpx.Client(transport=CheckedTransport(), timeout=120) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

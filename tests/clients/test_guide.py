@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 @pytest.fixture
-def client(url):
-    with OpenAI(base_url=f"{url}/v1", api_key=KEY) as made:
+def client(url, http):
+    with OpenAI(base_url=f"{url}/v1", api_key=KEY, http_client=http) as made:
         yield made
 
 

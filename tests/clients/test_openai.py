@@ -9,8 +9,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 @pytest.fixture
-def client(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as made:
+def client(url, http):
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, http_client=http) as made:
         yield made
 
 

@@ -20,7 +20,7 @@ class Person(BaseModel):
     tags: list[str] = Field(max_length=0)
 
 
-def test_the_ways_to_ask(site):
+def test_the_ways_to_ask(site, http):
     """API.md, tasks 4 and 9, and OpenAI's own; streams say what whole answers say."""
 
     def asks(client):
@@ -55,6 +55,8 @@ def test_the_ways_to_ask(site):
         ]
         assert "".join(pieces) == whole.choices[0].message.content
 
-    with openai.OpenAI(base_url=f"{site.url}/v1", api_key=KEY, max_retries=0) as client:
+    with openai.OpenAI(
+        base_url=f"{site.url}/v1", api_key=KEY, max_retries=0, http_client=http
+    ) as client:
         asks(client)
     site.at_rest()

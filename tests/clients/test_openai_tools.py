@@ -59,6 +59,8 @@ def _ask(client):
         assert set(found) == {"city", "unit"} and found["unit"] in ("celsius", "fahrenheit")
 
 
-def test_calls_of_the_bundled_model(url):
-    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+def test_calls_of_the_bundled_model(url, http):
+    with openai.OpenAI(
+        base_url=f"{url}/v1", api_key=KEY, max_retries=0, http_client=http
+    ) as client:
         _ask(client)

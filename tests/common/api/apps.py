@@ -10,10 +10,12 @@ from functools import cache
 import httpx
 import uvicorn
 
-from common.api.app import ApiSettings, create_app
+from common.api.app import ApiSettings
+from common.api.app import create_app as create_real_app
 from common.api.scripted import Script, ScriptedEngine
 from common.metrics import Metrics
 from common.text import TextModel
+from tests.common.api.answer_types import Checked
 from tests.common.made_tokenizers import byte_level
 
 MODEL = "org/scripted"
@@ -40,6 +42,11 @@ def tokens(text):
 def says(text, **options):
     """An engine that answers everything with `text`."""
     return ScriptedEngine(Script(tokens(text), **options), model=MODEL)
+
+
+def create_app(*parts, **options):
+    """The app, with everything that it answers checked."""
+    return Checked(create_real_app(*parts, **options))
 
 
 def app_of(engine, **settings):

@@ -8,11 +8,11 @@ from typing import Any
 import openai
 from tokenizers import AddedToken, Tokenizer
 
-from common.api.app import ApiSettings, create_app
+from common.api.app import ApiSettings
 from common.api.scripted import Script, ScriptedEngine
 from common.metrics import Metrics
 from common.text import TextModel
-from tests.common.api.apps import MODEL, TEMPLATE, served
+from tests.common.api.apps import MODEL, TEMPLATE, create_app, served
 from tests.common.made_tokenizers import byte_level
 
 THINKER = (

@@ -4,7 +4,17 @@ import pytest
 
 from common.api.sampling import choice_seed
 from common.api.scripted import Script, ScriptedEngine, token_logprob
-from tests.common.api.apps import MODEL, USER, InProcess, error_of, events, says, text_model, tokens
+from tests.common.api.apps import (
+    MODEL,
+    USER,
+    InProcess,
+    create_app,
+    error_of,
+    events,
+    says,
+    text_model,
+    tokens,
+)
 
 APP = InProcess(says("Hello world"))
 
@@ -424,7 +434,7 @@ def test_the_stop_token_that_ended_an_answer():
 
 
 def test_defaults_of_the_models_authors():
-    from common.api.app import ApiSettings, create_app
+    from common.api.app import ApiSettings
     from common.metrics import Metrics
     from common.text import TextModel
     from tests.common.made_tokenizers import byte_level

@@ -13,7 +13,6 @@ import pytest
 
 from common.admission.admission import Admission, AdmissionLimits
 from common.admission.rate_limit import Rates
-from common.api.app import create_app
 from common.api.key_ring import KeyRing, Terms
 from common.api.scripted import Script, ScriptedEngine
 from common.api.settings import ApiSettings
@@ -24,6 +23,7 @@ from tests.common.api.apps import (
     USER,
     InProcess,
     app_of,
+    create_app,
     error_of,
     says,
     served,

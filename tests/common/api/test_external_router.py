@@ -7,12 +7,20 @@ from typing import Any
 import httpx
 import pytest
 
-from common.api.app import create_app
 from common.api.settings import ApiSettings
 from common.errors import BadRequest
 from common.metrics import Metrics
 from common.request import FinishReason, TokenEvent
-from tests.common.api.apps import MODEL, USER, InProcess, error_of, says, text_model, tokens
+from tests.common.api.apps import (
+    MODEL,
+    USER,
+    InProcess,
+    create_app,
+    error_of,
+    says,
+    text_model,
+    tokens,
+)
 
 TO_PREFILL = {
     "do_remote_decode": True,

@@ -8,13 +8,13 @@ import openai
 import pydantic
 import pytest
 
-from common.api.app import ApiSettings, create_app
+from common.api.app import ApiSettings
 from common.api.scripted import Script, ScriptedEngine
 from common.errors import Overloaded, Unavailable
 from common.metrics import Metrics
 from common.request import Constraint
 from common.text import TextModel
-from tests.common.api.apps import MODEL, app_of, says, served, text_model, tokens
+from tests.common.api.apps import MODEL, app_of, create_app, says, served, text_model, tokens
 from tests.common.api.response_events import check_stream
 from tests.common.made_tokenizers import byte_level
 
