@@ -1,8 +1,9 @@
 """Matrix product with weights: `linear` over a weight packed once.
 
 Row-invariant: an output row depends on its own input row alone, bit for bit, whatever M is. So
-every face adds up a row in one fixed order; none picks another sum by the number of rows. It knows
-nothing of layers or of which weights belong together; fusing projections is the model's business.
+every face adds up a row in one fixed order; none picks another sum by the number of rows. A weight
+may be quantized as it is packed: activations keep their type, sums stay float32. It knows nothing
+of layers or of which weights belong together; fusing projections is the model's business.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from torch.nn import functional
 
 from kernels.gpu.choice import triton_serves
 from kernels.native_library import DTYPE_CODES, library, library_for
+from kernels.quantize import Quantization, quantize
 
 _ROWS = 16  # rows per call into the BLAS; fewer than 8 take other paths there, with other sums
 _ALIGN = 64  # features are padded to this, so that no remainder loop sees some rows only
-_WIDE_CHUNK = 4096  # weight rows widened at a time for a float32 result
+_WIDE_CHUNK = 4096  # weight rows widened to float32 at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +33,41 @@ class PackedWeight:
 
     in_features: int
     out_features: int
-    dtype: torch.dtype
+    dtype: torch.dtype  # of what it is multiplied with
     data: Tensor  # native: panels as bytes; torch: [out, in], padded with zeros to multiples of 64
     bias: Tensor | None  # [out] float32, as long as the padded rows in torch
     face: Literal["native", "torch", "gpu"]
+    scales: Tensor | None = None  # quantized: [out] float32, as long as the bias; else None
 
 
-def pack(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
-    """weight: [out, in], bias: [out]; bfloat16, float16 or float32."""
+def pack(
+    weight: Tensor, bias: Tensor | None = None, quantization: Quantization | None = None
+) -> PackedWeight:
+    """weight: [out, in], bias: [out]; bfloat16, float16 or float32.
+
+    quantization:  int8 stores whole numbers and one scale per output (kernels/quantize.py)
+    """
     if triton_serves(weight):
+        if quantization is not None:
+            raise ValueError(f"pack: no {quantization} weights on a GPU")
         rows, cols = weight.shape
         wide = None if bias is None else bias.detach().float()
         return PackedWeight(cols, rows, weight.dtype, weight.detach().contiguous(), wide, "gpu")
     native = library_for(weight)
     if native is None:
-        return pack_torch(weight, bias)
+        return pack_torch(weight, bias, quantization)
     rows, cols = weight.shape
+    code, dtype, scales = DTYPE_CODES[weight.dtype], weight.dtype, None
+    if quantization is not None:
+        weight, scales = quantize(weight)
     if weight.stride(1) != 1:
         weight = weight.contiguous()
-    code = DTYPE_CODES[weight.dtype]
-    data = torch.empty(native.xpyd_linear_bytes(code, rows, cols), dtype=torch.uint8)
+    is_quantized = scales is not None
+    data = torch.empty(native.xpyd_linear_bytes(code, is_quantized, rows, cols), dtype=torch.uint8)
     source = (weight.data_ptr(), weight.stride(0), rows, cols)
-    native.xpyd_linear_pack(code, *source, data.data_ptr())
+    native.xpyd_linear_pack(code, is_quantized, *source, data.data_ptr())
     wide = None if bias is None else bias.detach().to(torch.float32, copy=True).contiguous()
-    return PackedWeight(cols, rows, weight.dtype, data, wide, "native")
+    return PackedWeight(cols, rows, dtype, data, wide, "native", scales)
 
 
 def linear(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype | None = None) -> Tensor:
@@ -93,21 +106,28 @@ def _linear_native(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> T
         packed.in_features,
         packed.out_features,
         packed.data.data_ptr(),
+        None if packed.scales is None else packed.scales.data_ptr(),
         None if packed.bias is None else packed.bias.data_ptr(),
         out.data_ptr(),
     )
     return out
 
 
-def pack_torch(weight: Tensor, bias: Tensor | None = None) -> PackedWeight:
-    rows, cols = weight.shape
+def pack_torch(
+    weight: Tensor, bias: Tensor | None = None, quantization: Quantization | None = None
+) -> PackedWeight:
+    (rows, cols), dtype, scales = weight.shape, weight.dtype, None
+    if quantization is not None:
+        weight, scales = quantize(weight)
     data = weight.new_zeros(-(-rows // _ALIGN) * _ALIGN, -(-cols // _ALIGN) * _ALIGN)
     data[:rows, :cols] = weight.detach()
-    wide = None
-    if bias is not None:
-        wide = torch.zeros(data.shape[0], dtype=torch.float32, device=weight.device)
-        wide[:rows] = bias.detach()
-    return PackedWeight(cols, rows, weight.dtype, data, wide, "torch")
+
+    def wide(values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        return functional.pad(values.detach().float(), (0, data.shape[0] - rows))
+
+    return PackedWeight(cols, rows, dtype, data, wide(bias), "torch", wide(scales))
 
 
 def linear_torch(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> Tensor:
@@ -115,22 +135,30 @@ def linear_torch(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> Ten
     count = x.shape[0]
     tiled = x.new_zeros(-(-count // _ROWS) * _ROWS, packed.data.shape[1])
     tiled[:count, : packed.in_features] = x
-    out = x.new_empty(tiled.shape[0], packed.data.shape[0], dtype=out_dtype)
+    is_wide = out_dtype != x.dtype or packed.scales is not None
+    out = _wide_linear(tiled.float(), packed) if is_wide else _plain_linear(tiled, packed)
+    return out[:count, : packed.out_features].to(out_dtype).contiguous()
+
+
+def _plain_linear(tiled: Tensor, packed: PackedWeight) -> Tensor:
+    bias = None if packed.bias is None else packed.bias.to(tiled.dtype)
+    out = tiled.new_empty(tiled.shape[0], packed.data.shape[0])
     for i in range(0, tiled.shape[0], _ROWS):
-        rows = tiled[i : i + _ROWS]
-        if out_dtype == x.dtype:
-            bias = None if packed.bias is None else packed.bias.to(x.dtype)
-            out[i : i + _ROWS] = functional.linear(rows, packed.data, bias)
-        else:
-            out[i : i + _ROWS] = _wide_linear(rows.float(), packed)
-    return out[:count, : packed.out_features].contiguous()
+        out[i : i + _ROWS] = functional.linear(tiled[i : i + _ROWS], packed.data, bias)
+    return out
 
 
-def _wide_linear(rows: Tensor, packed: PackedWeight) -> Tensor:
-    starts = range(0, packed.data.shape[0], _WIDE_CHUNK)
-    parts = [functional.linear(rows, packed.data[i : i + _WIDE_CHUNK].float()) for i in starts]
-    out = torch.cat(parts, dim=1)
-    return out if packed.bias is None else out + packed.bias
+def _wide_linear(tiled: Tensor, packed: PackedWeight) -> Tensor:
+    """float32 rows, float32 result; the weight is widened a part at a time."""
+    out = tiled.new_empty(tiled.shape[0], packed.data.shape[0])
+    for start in range(0, packed.data.shape[0], _WIDE_CHUNK):
+        weight = packed.data[start : start + _WIDE_CHUNK].float()
+        for i in range(0, tiled.shape[0], _ROWS):
+            part = functional.linear(tiled[i : i + _ROWS], weight)
+            out[i : i + _ROWS, start : start + _WIDE_CHUNK] = part
+    if packed.scales is not None:
+        out *= packed.scales
+    return out if packed.bias is None else out.add_(packed.bias)
 
 
 _FACES = {"native": _linear_native, "torch": linear_torch, "gpu": _linear_gpu}

@@ -113,11 +113,13 @@ class KVCache:
         return torch.frombuffer(memory, dtype=self.layout.torch_dtype).view(shape)
 
 
-def kv_fingerprint(model_fingerprint: str, layout: KVLayout, kernels: str) -> str:
+def kv_fingerprint(
+    model_fingerprint: str, layout: KVLayout, kernels: str, quantization: str | None = None
+) -> str:
     """Equal for two instances exactly if one can use the other's blocks as they are.
 
     `name=value` pairs, so that a mismatch can say which. kernels: which face of them computed the
-    keys and values; two faces round differently.
+    keys and values; two faces round differently. quantization: of the weights that computed them.
     """
     facts = {
         "layout": LAYOUT_VERSION,
@@ -128,6 +130,7 @@ def kv_fingerprint(model_fingerprint: str, layout: KVLayout, kernels: str) -> st
         "head_dim": layout.head_dim,
         "block_size": layout.block_size,
         "kernels": kernels,
+        "quantization": quantization or "none",
     }
     return ",".join(f"{name}={value}" for name, value in facts.items())
 

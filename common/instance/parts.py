@@ -86,6 +86,7 @@ def build_engine(config: ServeConfig) -> EngineParts:
         seed=config.seed,
         device=device,
         max_model_len=config.max_model_len,
+        quantization=config.quantization,
     )
     spec = model.spec
     settings = _settings(config, spec)
@@ -100,7 +101,7 @@ def build_engine(config: ServeConfig) -> EngineParts:
     cache = KVCache(layout, num_blocks, device)
     face = _kernel_face(device)
     identity = model_fingerprint(path, spec, spec.dtype, config.load_format, config.seed)
-    fingerprint = kv_fingerprint(identity, layout, f"{device.type} {face}")
+    fingerprint = kv_fingerprint(identity, layout, f"{device.type} {face}", config.quantization)
     constraints = ConstraintCompiler(
         lambda: tokenizer_json(path), spec.vocab_size, spec.eos_token_ids
     )
@@ -112,10 +113,11 @@ def build_engine(config: ServeConfig) -> EngineParts:
     )
     name = config.served_model_name or Path(config.model.rstrip("/")).name
     log.info(
-        "%s on %s (%s kernels): %d blocks of %d tokens, ready in %.1f s",
+        "%s on %s (%s kernels, %s weights): %d blocks of %d tokens, ready in %.1f s",
         name,
         device.type,
         face,
+        config.quantization or spec.dtype,
         num_blocks,
         config.block_size,
         time.monotonic() - began,

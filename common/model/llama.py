@@ -24,6 +24,7 @@ from kernels.activation import silu_mul
 from kernels.attention import paged_attention
 from kernels.linear import PackedWeight, linear, pack
 from kernels.norm import add_rms_norm, rms_norm
+from kernels.quantize import Quantization
 from kernels.rope import rope_and_store
 
 IGNORABLE = ("rotary_emb.inv_freq",)  # stored in some old checkpoints; computed here
@@ -54,18 +55,21 @@ class Llama:
         weights: Weights,
         device: torch.device,
         ranks: Ranks | None = None,
+        quantization: Quantization | None = None,
     ) -> None:
         """Takes every tensor it needs from `weights`; `spec.dtype` is what they become.
 
         spec:   of the whole model, however many ranks share it
         ranks:  with whom it is shared; None: with nobody
+        quantization:  of projections and head; the embedding stays, tied or not
         """
         self.spec = spec
         self._ranks: Ranks = ranks or Alone()
         self._local = self._ranks.shard.local(spec)
         self._shape = shape
         self._scale = spec.head_dim**-0.5
-        reader = _Reader(weights, getattr(torch, spec.dtype), device, self._ranks.shard)
+        dtype = getattr(torch, spec.dtype)
+        reader = _Reader(weights, dtype, device, self._ranks.shard, quantization)
         self._vocab, _ = self._ranks.shard.padded_share(spec.vocab_size)
         self._embedding = reader.vocab_rows(
             "model.embed_tokens.weight", spec.vocab_size, spec.hidden_size
@@ -73,10 +77,10 @@ class Llama:
         self._layers = [_read_layer(reader, spec, shape, i) for i in range(spec.num_layers)]
         self._norm = reader.tensor("model.norm.weight", spec.hidden_size)
         if spec.tied_embeddings:
-            self._head = pack(self._embedding)
+            self._head = pack(self._embedding, quantization=quantization)
         else:
             head = reader.vocab_rows("lm_head.weight", spec.vocab_size, spec.hidden_size)
-            self._head = pack(head)
+            self._head = pack(head, quantization=quantization)
         weights.finish((*IGNORABLE, "lm_head.weight") if spec.tied_embeddings else IGNORABLE)
         self._cos, self._sin = rope_tables(shape.rope, spec.head_dim, spec.max_model_len, device)
 
@@ -161,6 +165,7 @@ class _Reader:
     dtype: torch.dtype
     device: torch.device
     shard: Shard
+    quantization: Quantization | None
 
     def tensor(self, name: str, *shape: int) -> Tensor:
         target = torch.empty(shape, dtype=self.dtype, device=self.device)
@@ -182,11 +187,11 @@ class _Reader:
         for part, rows in zip(parts, torch.split(weight, outputs), strict=True):
             self._copy(rows, f"{part.name}.weight", (part.outputs, inputs), 0, part.ours)
         if not bias:
-            return pack(weight)
+            return pack(weight, quantization=self.quantization)
         biases = torch.empty(sum(outputs), dtype=self.dtype, device=self.device)
         for part, rows in zip(parts, torch.split(biases, outputs), strict=True):
             self._copy(rows, f"{part.name}.bias", (part.outputs,), 0, part.ours)
-        return pack(weight, biases)
+        return pack(weight, biases, self.quantization)
 
     def packed_columns(
         self, name: str, outputs: int, inputs: int, ours: range, bias: bool
@@ -194,10 +199,8 @@ class _Reader:
         """A projection whose input is divided; rank 0 adds the bias, once for all."""
         weight = torch.empty(outputs, len(ours), dtype=self.dtype, device=self.device)
         self._copy(weight, f"{name}.weight", (outputs, inputs), 1, ours)
-        if not bias:
-            return pack(weight)
-        biases = self.tensor(f"{name}.bias", outputs)
-        return pack(weight, biases) if self.shard.rank == 0 else pack(weight)
+        biases = self.tensor(f"{name}.bias", outputs) if bias else None
+        return pack(weight, biases if self.shard.rank == 0 else None, self.quantization)
 
     def _copy(
         self, target: Tensor, name: str, shape: tuple[int, ...], axis: int, ours: range

@@ -25,6 +25,7 @@ from common.model.ranks import Ranks
 from common.model.shards import check_shards
 from common.model.spec import DTYPES, ModelSpec
 from common.model.spec_reader import read_spec
+from kernels.quantize import Quantization
 
 LoadFormat = Literal["auto", "dummy"]
 
@@ -78,25 +79,36 @@ def load_model(
     device: torch.device,
     max_model_len: int | None = None,
     ranks: Ranks | None = None,
+    quantization: Quantization | None = None,
 ) -> CausalLM:
     """The model in directory `path`, ready to run. Raises ConfigError with one clear line.
 
     dtype:        auto is the config's; weights are converted to it
     load_format:  dummy makes weights up from `seed`, and needs no files but config.json
     ranks:        who else runs it; each loads its own part
+    quantization: what weights become as they are loaded; embeddings and KV cache stay in dtype
     """
+    if quantization is not None and device.type != "cpu":
+        raise ConfigError(f"--quantization {quantization} needs --device cpu: not on a GPU so far")
     spec = with_dtype(read_spec(path, max_model_len), dtype)
     if ranks is not None:
         check_shards(spec, ranks.shard.num_ranks)
     if spec.llama is None:
         from common.model.transformers_fallback import load_fallback  # slow import
 
-        return load_fallback(path, spec, load_format=load_format, seed=seed, device=device)
+        return load_fallback(
+            path,
+            spec,
+            load_format=load_format,
+            seed=seed,
+            device=device,
+            quantization=quantization,
+        )
     if load_format == "dummy":
         made_up = DummyWeights(seed, spec.llama.initializer_range)
-        return Llama(spec, spec.llama, made_up, device, ranks)
+        return Llama(spec, spec.llama, made_up, device, ranks, quantization)
     with Checkpoint(path) as weights:
-        return Llama(spec, spec.llama, weights, device, ranks)
+        return Llama(spec, spec.llama, weights, device, ranks, quantization)
 
 
 def with_dtype(spec: ModelSpec, dtype: str) -> ModelSpec:

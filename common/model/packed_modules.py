@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from kernels.linear import PackedWeight, linear, pack
+from kernels.quantize import Quantization
 
 
 class PackedLinear(nn.Module):
@@ -34,8 +35,8 @@ class BareWeight:
     It stands where the parameter stood and answers `functional.linear`; anything else fails.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        self._packed = pack(weight)
+    def __init__(self, weight: Tensor, quantization: Quantization | None = None) -> None:
+        self._packed = pack(weight, quantization=quantization)
 
     @classmethod
     def __torch_function__(
@@ -50,35 +51,41 @@ class BareWeight:
 class BareStack:
     """Packed weights [experts, out, in]; indexing gives one expert's."""
 
-    def __init__(self, weights: Tensor) -> None:
-        self._experts = [BareWeight(weight) for weight in weights]
+    def __init__(self, weights: Tensor, quantization: Quantization | None) -> None:
+        self._experts = [BareWeight(weight, quantization) for weight in weights]
 
     def __getitem__(self, index: Tensor | int) -> BareWeight:
         return self._experts[int(index)]
 
 
-def pack_modules(model: nn.Module, head: nn.Module) -> None:
+def pack_modules(
+    model: nn.Module, head: nn.Module, quantization: Quantization | None = None
+) -> None:
     """Replace, in place, every weight that is multiplied with; `head` answers in float32.
 
+    quantization:  of layers, head and experts; a router stays as it is, being small and a choice
     What remains (embeddings, norms) is copied: it may lie in a mapped file that others can change.
     """
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
                 out_dtype = torch.float32 if child is head else None
-                setattr(module, name, PackedLinear(pack(child.weight, child.bias), out_dtype))
+                packed = pack(child.weight, child.bias, quantization)
+                setattr(module, name, PackedLinear(packed, out_dtype))
             elif isinstance(child, Conv1D):
-                setattr(module, name, PackedLinear(pack(child.weight.t(), child.bias)))
+                packed = pack(child.weight.t(), child.bias, quantization)
+                setattr(module, name, PackedLinear(packed))
             elif not isinstance(child, nn.Embedding) and "Norm" not in type(child).__name__:
-                _pack_bare(child)
+                _pack_bare(child, quantization)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
 
 
-def _pack_bare(module: nn.Module) -> None:
+def _pack_bare(module: nn.Module, quantization: Quantization | None) -> None:
     for name, weight in list(module.named_parameters(recurse=False)):
         if weight.dim() < 2:
             continue
         delattr(module, name)
-        packed = BareWeight(weight) if weight.dim() == 2 else BareStack(weight)
+        is_router = weight.dim() == 2
+        packed = BareWeight(weight) if is_router else BareStack(weight, quantization)
         object.__setattr__(module, name, packed)

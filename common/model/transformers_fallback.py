@@ -31,6 +31,7 @@ from common.model.inputs import ForwardInputs
 from common.model.packed_modules import pack_modules
 from common.model.row_invariant import RowInvariantFunctions
 from common.model.spec import ModelSpec
+from kernels.quantize import Quantization
 
 # Names that transformers' configs answer to whatever an architecture calls them in its file.
 SIZES = (
@@ -114,14 +115,20 @@ class TransformersModel:
 
 
 def load_fallback(
-    path: Path, spec: ModelSpec, *, load_format: str, seed: int, device: torch.device
+    path: Path,
+    spec: ModelSpec,
+    *,
+    load_format: str,
+    seed: int,
+    device: torch.device,
+    quantization: Quantization | None = None,
 ) -> TransformersModel:
     """Load, pack, and run one token: what the paged attention cannot do is refused here."""
     dtype = getattr(torch, spec.dtype)
     model = _random(path, dtype, seed) if load_format == "dummy" else _from_files(path, dtype)
     model = model.to(device).eval().requires_grad_(False)
     model.config.pad_token_id = None  # no row is padding; transformers would look for it
-    pack_modules(model, model.get_output_embeddings())
+    pack_modules(model, model.get_output_embeddings(), quantization)
     loaded = TransformersModel(spec, model)
     try:
         _run_one_token(loaded, device)

@@ -22,24 +22,36 @@ constexpr int MR = 5;
 // One value of each operand per step, multiplied in float32. T: how the panel is stored.
 template <class T>
 struct Singles {
-  typedef T storage;
+  typedef typename T::type element;  // as it comes; b_type: all of a column in one step
   typedef float a_type;
-  typedef typename T::type b_type;
+  typedef element b_type;
   typedef vf b_vector;
-  static constexpr int kWidth = 1;  // values of the sum per step
-  INLINE b_vector load(const b_type* b) { return T::load(b); }
+  static constexpr int kWidth = 1;       // values of the sum per step
+  static constexpr int kDirectRows = 0;  // 0: the panel is read as it is for any number of rows
+  static int64_t place(int64_t c, int64_t) { return c; }
+  static element encode(element value) { return value; }
+  INLINE void load(const b_type* b, b_vector* left, b_vector* right) {
+    *left = T::load(b);
+    *right = T::load(b + W);
+  }
   INLINE vf step(vf sum, a_type a, b_vector b) { return fma(splat(a), b, sum); }
 };
 
 #if defined(XPYD_AVX512_BF16)
 // Two neighbouring bfloat16 values per step, in one instruction.
 struct Pairs {
-  typedef BF16 storage;
+  typedef uint16_t element;
   typedef uint32_t a_type;
   typedef uint32_t b_type;
   typedef __m512bh b_vector;
   static constexpr int kWidth = 2;
-  INLINE b_vector load(const b_type* b) { return (__m512bh)_mm512_loadu_si512(b); }
+  static constexpr int kDirectRows = 0;
+  static int64_t place(int64_t c, int64_t w) { return c * 2 + w; }
+  static element encode(element value) { return value; }
+  INLINE void load(const b_type* b, b_vector* left, b_vector* right) {
+    *left = (__m512bh)_mm512_loadu_si512(b);
+    *right = (__m512bh)_mm512_loadu_si512(b + W);
+  }
   INLINE vf step(vf sum, a_type a, b_vector b) {
     return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), b);
   }
@@ -65,8 +77,8 @@ __attribute__((noinline)) static void multiply(const typename Dot::a_type* a, in
     for (int v = 0; v < 2; v++)
       sum[r][v] = accumulate ? F32::load(out + r * ldo + v * W) : vf{};
   for (int64_t s = 0; s < steps; s++) {
-    const typename Dot::b_vector left = Dot::load(panel + s * NR);
-    const typename Dot::b_vector right = Dot::load(panel + s * NR + W);
+    typename Dot::b_vector left, right;
+    Dot::load(panel + s * NR, &left, &right);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++) {
       const typename Dot::a_type value = a[r * lda + s];

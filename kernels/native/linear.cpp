@@ -7,8 +7,8 @@
 #include <sys/mman.h>
 #endif
 
-#include "gemm.h"
 #include "pool.h"
+#include "quantized.h"
 
 namespace xpyd {
 namespace {
@@ -22,28 +22,26 @@ int64_t panels_of(int64_t columns) { return (columns + NR - 1) / NR; }
 template <class Dot>
 int64_t steps_of(int64_t depth) { return (depth + Dot::kWidth - 1) / Dot::kWidth; }
 
-template <class T>
-void pack(const typename T::type* weight, int64_t stride, int64_t columns, int64_t depth,
-          typename DotOf<T>::type::b_type* panels) {
-  typedef typename DotOf<T>::type Dot;
+template <class Dot>
+void pack(const typename Dot::element* weight, int64_t stride, int64_t columns, int64_t depth,
+          void* panels) {
+  typedef typename Dot::element V;
   const int64_t steps = steps_of<Dot>(depth), width = Dot::kWidth;
   parallel_for(panels_of(columns), [&](int64_t p) {
-    typename T::type* out = (typename T::type*)(panels + p * steps * NR);
-    for (int64_t s = 0; s < steps; s++)
+    V* out = (V*)panels + p * steps * NR * width;
+    for (int64_t s = 0; s < steps; s++, out += NR * width)
       for (int64_t c = 0; c < NR; c++)
         for (int64_t w = 0; w < width; w++) {
           int64_t n = p * NR + c, k = s * width + w;
-          *out++ = n < columns && k < depth ? weight[n * stride + k] : typename T::type(0);
+          out[Dot::place(c, w)] = n < columns && k < depth ? Dot::encode(weight[n * stride + k]) : V(0);
         }
   });
 }
 
 // x as the inner loop wants it: in place if it can be read there, else a copy in `scratch`.
-template <class T>
-const typename DotOf<T>::type::a_type* prepare(const typename T::type* x, int64_t rows,
-                                               int64_t depth, int64_t* lda,
-                                               std::vector<float>& scratch) {
-  typedef typename DotOf<T>::type Dot;
+template <class T, class Dot>
+const typename Dot::a_type* prepare(const typename T::type* x, int64_t rows, int64_t depth,
+                                    int64_t* lda, std::vector<float>& scratch) {
   typedef typename Dot::a_type A;
   const int64_t steps = steps_of<Dot>(depth);
   // Rows a multiple of 1 KiB apart would fall into few sets of the first-level cache.
@@ -73,45 +71,101 @@ const typename DotOf<T>::type::a_type* prepare(const typename T::type* x, int64_
   return copy;
 }
 
-template <class Out>
-void finish(const float* tile, int64_t rows, int64_t columns, const float* bias,
-            typename Out::type* out, int64_t ldo) {
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t c = 0; c < columns; c += W) {
-      vf y = F32::load(tile + r * NR + c);
-      if (bias) y = y + load_upto<F32>(bias + c, columns - c);
-      store_upto<Out>(out + r * ldo + c, y, columns - c);
-    }
+// What becomes of the sums of a column: times its scale, plus its bias; either may be absent.
+struct Finish {
+  const float *scales, *bias;
+
+  Finish of_panel(int64_t p) const {
+    return {scales ? scales + p * NR : nullptr, bias ? bias + p * NR : nullptr};
+  }
+
+  template <class Out>
+  void apply(const float* tile, int64_t rows, int64_t columns, typename Out::type* out,
+             int64_t ldo) const {
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t c = 0; c < columns; c += W) {
+        vf y = F32::load(tile + r * NR + c);
+        if (scales) y = y * load_upto<F32>(scales + c, columns - c);
+        if (bias) y = y + load_upto<F32>(bias + c, columns - c);
+        store_upto<Out>(out + r * ldo + c, y, columns - c);
+      }
+  }
+};
+
+// Rows [0, rows) of one panel's columns; `out` at the panel's first column.
+template <class Dot, class Out>
+void multiply_panel(const typename Dot::a_type* a, int64_t lda, int64_t rows,
+                    const typename Dot::b_type* panel, int64_t steps, Finish finish,
+                    int64_t columns, typename Out::type* out, int64_t ldo) {
+  float tile[MR * NR];
+  const int64_t tiles = tile_count(rows);
+  for (int64_t i = 0; i < tiles; i++) {
+    const int64_t r = tile_start(rows, tiles, i), n = tile_start(rows, tiles, i + 1) - r;
+    multiply_rows<Dot>((int)n, a + r * lda, lda, panel, steps, tile, NR, false);
+    finish.apply<Out>(tile, n, columns, out + r * ldo, ldo);
+  }
 }
 
-template <class T, class Out>
+template <class Dot>
+bool is_expanded(int64_t rows) { return Dot::kDirectRows > 0 && rows > Dot::kDirectRows; }
+
+template <class T, class Dot, class Out>
 void run(const typename T::type* x, int64_t rows, int64_t depth, int64_t columns,
-         const typename DotOf<T>::type::b_type* panels, const float* bias,
-         typename Out::type* out) {
-  typedef typename DotOf<T>::type Dot;
+         const void* packed, Finish finish, typename Out::type* out) {
+  typedef typename Dot::b_type B;
   static thread_local std::vector<float> scratch;
+  const B* panels = (const B*)packed;
   const int64_t steps = steps_of<Dot>(depth), count = panels_of(columns), size = steps * NR;
   int64_t block = kRowBlockBytes / (steps * sizeof(typename Dot::a_type));
   block = block < 4 * MR ? 4 * MR : block / MR * MR;
   for (int64_t first = 0; first < rows; first += block) {
     const int64_t height = std::min(rows - first, block);
     int64_t lda;
-    const auto* a = prepare<T>(x + first * depth, height, depth, &lda, scratch);
-    const int64_t bytes = size * sizeof(typename Dot::b_type), tiles = tile_count(height);
+    const auto* a = prepare<T, Dot>(x + first * depth, height, depth, &lda, scratch);
+    const int64_t bytes = size * sizeof(B);
     const int64_t per_task = height > MR ? 1 : (kTaskBytes + bytes - 1) / bytes;
     parallel_for((count + per_task - 1) / per_task, [&](int64_t task) {
-      float tile[MR * NR];
       const int64_t end = std::min(count, (task + 1) * per_task);
-      for (int64_t p = task * per_task; p < end; p++)
-        for (int64_t i = 0; i < tiles; i++) {
-          const int64_t r = tile_start(height, tiles, i), n = tile_start(height, tiles, i + 1) - r;
-          multiply_rows<Dot>((int)n, a + r * lda, lda, panels + p * size, steps, tile, NR, false);
-          finish<Out>(tile, n, std::min<int64_t>(NR, columns - p * NR),
-                      bias ? bias + p * NR : nullptr,
-                      out + (first + r) * columns + p * NR, columns);
+      for (int64_t p = task * per_task; p < end; p++) {
+        const B* panel = panels + p * size;
+        const int64_t width = std::min<int64_t>(NR, columns - p * NR);
+        typename Out::type* to = out + first * columns + p * NR;
+        if constexpr (Dot::kDirectRows > 0) {
+          if (is_expanded<Dot>(height)) {  // the same sums over the same numbers
+            typedef typename Dot::expanded Wide;
+            static thread_local std::vector<typename Wide::b_type> wide;
+            if ((int64_t)wide.size() < size) wide.resize(size);
+            Dot::expand(panel, steps, wide.data());
+            multiply_panel<Wide, Out>(a, lda, height, wide.data(), steps, finish.of_panel(p),
+                                      width, to, columns);
+            continue;
+          }
         }
+        multiply_panel<Dot, Out>(a, lda, height, panel, steps, finish.of_panel(p), width, to,
+                                 columns);
+      }
     });
   }
+}
+
+template <class T, class Dot>
+void run(int out_dtype, const void* x, int64_t rows, int64_t depth, int64_t columns,
+         const void* panels, Finish finish, void* out) {
+  auto* typed = (const typename T::type*)x;
+  if (out_dtype == kFloat32)
+    run<T, Dot, F32>(typed, rows, depth, columns, panels, finish, (float*)out);
+  else
+    run<T, Dot, T>(typed, rows, depth, columns, panels, finish, (typename T::type*)out);
+}
+
+// Calls f(T{}, Dot{}) for activations of `dtype`.
+template <class F>
+void with_dot(int dtype, bool quantized, F&& f) {
+  with_dtype(dtype, [&](auto t) {
+    typedef decltype(t) T;
+    if (quantized) f(t, typename QuantizedDotOf<T>::type{});
+    else f(t, typename DotOf<T>::type{});
+  });
 }
 
 }  // namespace
@@ -121,42 +175,39 @@ using namespace xpyd;
 
 extern "C" {
 
-int64_t xpyd_linear_bytes(int dtype, int64_t columns, int64_t depth) {
+// dtype: of the activations, and of a weight that is not quantized.
+int64_t xpyd_linear_bytes(int dtype, int quantized, int64_t columns, int64_t depth) {
   int64_t bytes = 0;
-  with_dtype(dtype, [&](auto t) {
-    typedef typename DotOf<decltype(t)>::type Dot;
+  with_dot(dtype, quantized, [&](auto, auto dot) {
+    typedef decltype(dot) Dot;
     bytes = panels_of(columns) * steps_of<Dot>(depth) * NR * sizeof(typename Dot::b_type);
   });
   return bytes;
 }
 
-// weight: [columns, depth], rows `stride` values apart.
-void xpyd_linear_pack(int dtype, const void* weight, int64_t stride, int64_t columns, int64_t depth,
-                      void* panels) {
+// weight: [columns, depth], rows `stride` values apart; int8 from -127 to 127 if quantized.
+void xpyd_linear_pack(int dtype, int quantized, const void* weight, int64_t stride, int64_t columns,
+                      int64_t depth, void* panels) {
 #if defined(__linux__)
   // A decode step reads every weight once; with small pages that took 5 to 20 % longer.
   const uintptr_t huge = 2 << 20, start = ((uintptr_t)panels + huge - 1) / huge * huge;
-  const uintptr_t end = ((uintptr_t)panels + xpyd_linear_bytes(dtype, columns, depth)) / huge * huge;
+  const int64_t bytes = xpyd_linear_bytes(dtype, quantized, columns, depth);
+  const uintptr_t end = ((uintptr_t)panels + bytes) / huge * huge;
   if (end > start) madvise((void*)start, end - start, MADV_HUGEPAGE);
 #endif
-  with_dtype(dtype, [&](auto t) {
-    typedef decltype(t) T;
-    pack<T>((const typename T::type*)weight, stride, columns, depth,
-            (typename DotOf<T>::type::b_type*)panels);
+  with_dot(dtype, quantized, [&](auto, auto dot) {
+    typedef decltype(dot) Dot;
+    pack<Dot>((const typename Dot::element*)weight, stride, columns, depth, panels);
   });
 }
 
-// x: [rows, depth] contiguous; bias: [columns] float32 or null; out: [rows, columns] contiguous.
+// x: [rows, depth] contiguous; scales: [columns] float32, or null if the weight is not quantized;
+// bias: [columns] float32 or null; out: [rows, columns] contiguous.
 void xpyd_linear(int dtype, int out_dtype, const void* x, int64_t rows, int64_t depth,
-                 int64_t columns, const void* panels, const float* bias, void* out) {
-  with_dtype(dtype, [&](auto t) {
-    typedef decltype(t) T;
-    auto* typed_x = (const typename T::type*)x;
-    auto* typed_panels = (const typename DotOf<T>::type::b_type*)panels;
-    if (out_dtype == kFloat32)
-      run<T, F32>(typed_x, rows, depth, columns, typed_panels, bias, (float*)out);
-    else
-      run<T, T>(typed_x, rows, depth, columns, typed_panels, bias, (typename T::type*)out);
+                 int64_t columns, const void* panels, const float* scales, const float* bias,
+                 void* out) {
+  with_dot(dtype, scales != nullptr, [&](auto t, auto dot) {
+    run<decltype(t), decltype(dot)>(out_dtype, x, rows, depth, columns, panels, {scales, bias}, out);
   });
 }
 }

@@ -215,6 +215,17 @@ struct F16 {
 #endif
 };
 
+// A quantized weight: a whole number from -127 to 127, of which every float type here is exact.
+struct I8 {
+  typedef int8_t type;
+  INLINE vf load(const type* p) {
+    typedef int8_t vb __attribute__((vector_size(W)));
+    vb x;
+    std::memcpy(&x, p, sizeof x);
+    return __builtin_convertvector(__builtin_convertvector(x, vi), vf);
+  }
+};
+
 // The last `count` < W values of a row; the other lanes are zero.
 template <class T>
 INLINE vf load_some(const typename T::type* p, int64_t count) {

@@ -25,11 +25,11 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=8 * eps, atol=max(8 * eps, 1e-5))
 
 for dtype in (torch.bfloat16, torch.float16, torch.float32):
-    for k, n in ((64, 40), (33, 17)):
+    for k, n, how in ((64, 40, None), (33, 17, None), (64, 40, "int8"), (33, 17, "int8")):
         x, w, b = (torch.randn(*s).to(dtype) for s in ((37, k), (n, k), (n,)))
-        packed = pack(w * k**-0.5, b)
+        packed = pack(w * k**-0.5, b, how)
         out = linear(x, packed)
-        close(out, linear_torch(x, pack_torch(w * k**-0.5, b), dtype))
+        close(out, linear_torch(x, pack_torch(w * k**-0.5, b, how), dtype))
         for m in (1, 2, 5, 6, 13, 14, 36):
             assert torch.equal(linear(x[37 - m:], packed), out[37 - m:])
     x, weight = torch.randn(5, 75).to(dtype) * 70, torch.randn(75).to(dtype)

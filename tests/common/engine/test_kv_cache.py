@@ -64,6 +64,7 @@ def test_the_fingerprint_tells_all_that_matters_apart():
         kv_fingerprint("m", KVLayout(3, 2, 8, 8, "bfloat16"), "k"),
         kv_fingerprint("m", KVLayout(3, 2, 4, 16, "bfloat16"), "k"),
         kv_fingerprint("m", LAYOUT, "l"),
+        kv_fingerprint("m", LAYOUT, "k", "int8"),
     ]
     assert len(set(variants)) == len(variants)
     assert kv_fingerprint("m", LAYOUT, "k") == variants[0]
