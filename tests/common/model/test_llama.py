@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.errors import ConfigError
 from common.model.loader import CausalLM, load_model
 from tests.common.model.oracle import (
     make_model,
@@ -128,10 +129,13 @@ def test_greedy_tokens(pair: tuple[Any, CausalLM]):
     assert generated == oracle_greedy(oracle, prompt, generated)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
 def test_logits_do_not_depend_on_the_batch(saved: tuple[Any, Path], dtype: str):
     """Bit for bit: alone, cut otherwise, in other blocks of another size, beside others."""
-    model = load_model(saved[1], dtype=dtype, device=CPU)
+    if dtype == "int8":
+        model = load_model(saved[1], dtype="bfloat16", quantization="int8", device=CPU)
+    else:
+        model = load_model(saved[1], dtype=dtype, device=CPU)
     tokens = random_tokens(90, 101, seed=1)
     alone = PagedDriver(model).run(tokens, [90])
     chunked = PagedDriver(model, seed=1, block_size=8).run(tokens, [1, 30, 7, 50, 1, 1])
@@ -164,3 +168,24 @@ def test_half_precision_is_near_float32(tmp_path: Path, dtype: str):
     logits, expected = driver.run(tokens, [40, 20]), oracle_logits(oracle, tokens)
     tolerance = {"bfloat16": 0.03, "float16": 0.004}[dtype] * expected.std()
     assert (logits - expected).pow(2).mean().sqrt() < tolerance
+
+
+def test_int8_weights_are_those_of_the_checkpoint_rounded(tmp_path: Path):
+    """The oracle gets the rounded weights; what is multiplied with is all that changes."""
+    oracle = make_model("LlamaForCausalLM", SMALL)
+    model = load_model(save(oracle, tmp_path), quantization="int8", device=CPU)
+    tokens = random_tokens(60, 101, seed=7)
+    logits = PagedDriver(model).run(tokens, [40, 20])
+    plain = oracle_logits(oracle, tokens)
+    for module in oracle.modules():
+        if isinstance(module, torch.nn.Linear):
+            scale = module.weight.data.abs().amax(1, keepdim=True) / 127
+            module.weight = torch.nn.Parameter((module.weight.data / scale).round() * scale)
+    torch.testing.assert_close(logits, oracle_logits(oracle, tokens), atol=1e-4, rtol=0)
+    assert (logits - plain).abs().max() > 1e-3
+
+
+def test_int8_on_a_gpu_is_refused(tmp_path: Path):
+    path = save(make_model("LlamaForCausalLM", SMALL), tmp_path)
+    with pytest.raises(ConfigError, match="--quantization int8 needs --device cpu"):
+        load_model(path, quantization="int8", device=torch.device("cuda"))

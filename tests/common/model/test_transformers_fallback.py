@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 from transformers.utils.import_utils import is_kernels_available
 
 from common.errors import ConfigError
@@ -249,3 +250,26 @@ def test_our_kernels_package_is_not_taken_for_hugging_faces():
         "assert not is_kernels_available()\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", "Qwen3MoeForCausalLM"])
+def test_int8_weights_of_other_families(architecture: str, tmp_path: Path):
+    """The oracle gets rounded weights: linears, experts and head; routers and embeddings stay."""
+    oracle = make_model(architecture, CASES[architecture])
+    model = load_model(save(oracle, tmp_path), quantization="int8", device=CPU)
+    tokens = random_tokens(40, 101, seed=7)
+    logits = PagedDriver(model).run(tokens, [33, 7])
+    plain = oracle_logits(oracle, tokens)
+
+    def rounded(weight: torch.Tensor, axis: int) -> torch.nn.Parameter:
+        scale = weight.abs().amax(axis, keepdim=True) / 127
+        return torch.nn.Parameter((weight / scale).round() * scale)
+
+    for module in oracle.modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)):
+            module.weight = rounded(module.weight.data, 1 - isinstance(module, Conv1D))
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight.dim() == 3:
+                setattr(module, name, rounded(weight.data, 2))
+    torch.testing.assert_close(logits, oracle_logits(oracle, tokens), atol=1e-4, rtol=0)
+    assert (logits - plain).abs().max() > 1e-4
