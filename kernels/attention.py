@@ -36,7 +36,8 @@ def paged_attention(
     """Causal attention of each sequence's new tokens over its whole context.
 
     query:             [tokens, heads, head_dim]
-    k_cache, v_cache:  [blocks, kv_heads, block_size, head_dim], any strides, last one contiguous
+    k_cache, v_cache:  [blocks, kv_heads, block_size, head_dim] of the query's dtype or eight bits
+                       (kernels/kv_store.py), any strides, last one contiguous
     block_tables:      [seqs, max blocks] int32
     cu_seqlens:        [seqs + 1] int32, rows of `query` per sequence
     context_lens:      [seqs] int32, cached tokens including the new ones

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.kv_store import FP8, narrowed
+
 
 class AttentionBatch(NamedTuple):
     """The tensors that `kernels.attention.paged_attention` takes first."""
@@ -31,11 +33,16 @@ class AttentionCase:
     dtype: torch.dtype = torch.bfloat16
     window: int | None = None
     softcap: float | None = None
+    is_fp8: bool = False  # the cache in eight bits
 
     @property
     def kv_bytes(self) -> int:
         """Keys and values that one layer has to read, once each."""
-        return 2 * sum(self.contexts) * self.kv_heads * self.head_dim * self.dtype.itemsize
+        return 2 * sum(self.contexts) * self.kv_heads * self.head_dim * self.cache_dtype.itemsize
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        return FP8 if self.is_fp8 else self.dtype
 
     @property
     def flop(self) -> int:
@@ -53,6 +60,7 @@ class AttentionCase:
         num_blocks = sum(counts) + 1
         shape = (num_blocks, 4, 2, self.kv_heads, self.block_size, self.head_dim)
         cache = torch.randn(shape, generator=generator, device=device, dtype=self.dtype)
+        cache = narrowed(cache, self.cache_dtype)
         order = torch.randperm(num_blocks, generator=generator, device=device).to(torch.int32)
         tables = torch.zeros(len(counts), max(counts), dtype=torch.int32, device=device)
         at = 0

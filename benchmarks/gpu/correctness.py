@@ -13,7 +13,7 @@ from kernels.activation import silu_mul, silu_mul_torch
 from kernels.attention import paged_attention
 from kernels.gpu.choice import set_batch_invariant
 from kernels.gpu.truncation import cut_off_triton
-from kernels.kv_store import store_kv_torch
+from kernels.kv_store import FP8, store_kv_torch
 from kernels.linear import linear, pack
 from kernels.noise import gumbel, gumbel_torch
 from kernels.norm import add_rms_norm, rms_norm_torch
@@ -26,6 +26,8 @@ ATTENTION = {
         (100, 1), (400, 700), 14, 2, 64, 16, torch.float16, 128, 30.0
     ),
     "one KV head, dim 256": AttentionCase((40, 1), (90, 300), 8, 1, 256, 64),
+    "decode, eight-bit cache": AttentionCase((1,) * 3, (31, 1000, 4097), is_fp8=True),
+    "prefill, eight-bit cache": AttentionCase((300, 1, 77), (300, 900, 1500), is_fp8=True),
     "odd group and dim": AttentionCase((33, 1, 1), (64, 5, 600), 21, 3, 80, 8),
 }
 
@@ -85,9 +87,10 @@ def rows_error() -> float:
     )
 
 
-def rope_error() -> float:
+def rope_error(dtype: torch.dtype = torch.bfloat16) -> float:
+    """dtype: of the cache."""
     qkv = torch.randn(9, 48, 128, device="cuda", dtype=torch.bfloat16)
-    cache = torch.zeros(20, 3, 2, 8, 16, 128, device="cuda", dtype=torch.bfloat16)
+    cache = torch.zeros(20, 3, 2, 8, 16, 128, device="cuda", dtype=dtype)
     expected_cache = cache.clone()
     positions = torch.arange(100, 109, device="cuda")
     slots = torch.arange(40, 49, device="cuda")
@@ -139,6 +142,7 @@ def checks() -> dict[str, tuple[Callable[[], float], float]]:
     found["same bits alone and in a batch"] = (invariance_error, 0.0)
     found["norm, activation"] = (rows_error, 0.01)
     found["rope and KV store"] = (rope_error, 0.01)
+    found["rope and KV store, eight-bit cache"] = (partial(rope_error, FP8), 0.1)
     found["noise equals the CPU's"] = (noise_error, 0.0)
     found["top-k and top-p cut"] = (cut_error, 1e-5)
     return found

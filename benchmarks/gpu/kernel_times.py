@@ -22,6 +22,7 @@ DECODE = {
     "8 x 1k": AttentionCase((1,) * 8, (1024,) * 8),
     "64 x 1k": AttentionCase((1,) * 64, (1024,) * 64),
     "256 x 1k": AttentionCase((1,) * 256, (1024,) * 256),
+    "64 x 1k, eight-bit cache": AttentionCase((1,) * 64, (1024,) * 64, is_fp8=True),
     "16 x 16k": AttentionCase((1,) * 16, (16384,) * 16),
 }
 PREFILL = {

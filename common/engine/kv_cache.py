@@ -23,10 +23,12 @@ from common.model.spec import ModelSpec
 
 LAYOUT_VERSION = 1
 AUTOMATIC_LIMIT_BYTES = 4 << 30
+FP8 = "float8_e4m3"  # what a cache of eight bits a number is made of; the scale is one
 _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float32": torch.float32,
+    FP8: torch.float8_e4m3fn,
 }
 
 
@@ -41,8 +43,10 @@ class KVLayout:
     dtype: str
 
     @classmethod
-    def of(cls, spec: ModelSpec, block_size: int) -> KVLayout:
-        return cls(spec.num_layers, spec.num_kv_heads, block_size, spec.head_dim, spec.dtype)
+    def of(cls, spec: ModelSpec, block_size: int, *, is_fp8: bool = False) -> KVLayout:
+        """Keys and values in the model's dtype, or in eight bits."""
+        dtype = FP8 if is_fp8 else spec.dtype
+        return cls(spec.num_layers, spec.num_kv_heads, block_size, spec.head_dim, dtype)
 
     @property
     def block_shape(self) -> tuple[int, ...]:

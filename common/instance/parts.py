@@ -35,6 +35,7 @@ from common.text import tokenizer_json
 from kernels import native_library
 from kernels.gpu.choice import has_triton, is_batch_invariant, set_batch_invariant
 
+_FP8_CAPABILITY = (8, 9)  # the first whose instructions know such numbers
 _GRAPHS = 2  # captured graphs keep what a step needs in memory of their own
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,10 @@ def build_engine(config: ServeConfig) -> EngineParts:
     )
     spec = model.spec
     settings = _settings(config, spec)
-    layout = KVLayout.of(spec, config.block_size)
+    is_fp8 = config.kv_cache_dtype == "fp8"
+    if is_fp8:
+        _check_fp8_cache(device)
+    layout = KVLayout.of(spec, config.block_size, is_fp8=is_fp8)
     num_blocks = default_num_blocks(
         layout,
         settings,
@@ -124,6 +128,15 @@ def build_engine(config: ServeConfig) -> EngineParts:
     )
     card = ModelCard(name, spec.max_model_len, int(time.time()))
     return EngineParts(path, card, cache, engine, EngineDriver(engine), fingerprint)
+
+
+def _check_fp8_cache(device: torch.device) -> None:
+    if device.type == "cpu":
+        log.warning(
+            "--kv-cache-dtype fp8 on a CPU: attention runs in plain torch, many times slower"
+        )
+    elif torch.cuda.get_device_capability(device) < _FP8_CAPABILITY:
+        raise ConfigError("--kv-cache-dtype fp8 needs a GPU of compute capability 8.9 or newer")
 
 
 def _settings(config: ServeConfig, spec: ModelSpec) -> EngineSettings:

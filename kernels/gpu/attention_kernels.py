@@ -67,6 +67,9 @@ def _walk(
         else:
             keys = tl.load(k_ptr + at)
             values = tl.load(v_ptr + at)
+        if keys.dtype != q.dtype:  # an eight-bit cache
+            keys = keys.to(q.dtype)
+            values = values.to(q.dtype)
         scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
         if HAS_SOFTCAP:
             scaled = scores * (scale / softcap)

@@ -11,6 +11,14 @@ from torch import Tensor
 
 
 @triton.jit
+def _narrowed(x, dtype: tl.constexpr):
+    """x as the cache keeps it: where eight bits hold no number so large, the largest they hold."""
+    if x.dtype != dtype:
+        x = tl.minimum(tl.maximum(x.to(tl.float32), -448.0), 448.0)
+    return x.to(dtype)
+
+
+@triton.jit
 def _turn(x_ptr, stride_head, cos, sin, heads, half, HEADS: tl.constexpr, HALF: tl.constexpr):
     """Both halves of each head's rotary part, rotated: [HEADS, HALF] each, and their mask.
 
@@ -81,12 +89,13 @@ def _copy_heads(
     HEADS: tl.constexpr,
     DIM: tl.constexpr,
 ):
-    """Columns [first, dim) of each head, as they are."""
+    """Columns [first, dim) of each head, not turned."""
     head = tl.arange(0, HEADS)[:, None]
     column = tl.arange(0, DIM)[None, :]
     mask = (head < heads) & (column >= first) & (column < dim)
     values = tl.load(x_ptr + head * x_head + column, mask=mask, other=0.0)
-    tl.store(cache_ptr + head * cache_head + column, values, mask=mask)
+    kept = _narrowed(values, cache_ptr.dtype.element_ty)
+    tl.store(cache_ptr + head * cache_head + column, kept, mask=mask)
 
 
 @triton.jit
@@ -134,8 +143,8 @@ def _rope_store(
         left, right, _, mask = _turn(k_row, k_head, cos, sin, kv_heads, half, KV_HEADS, HALF)
         head = tl.arange(0, KV_HEADS)[:, None]
         to = k_cache_ptr + place + head * cache_head + column[None, :]
-        tl.store(to, left, mask=mask)
-        tl.store(to + half, right, mask=mask)
+        tl.store(to, _narrowed(left, k_cache_ptr.dtype.element_ty), mask=mask)
+        tl.store(to + half, _narrowed(right, k_cache_ptr.dtype.element_ty), mask=mask)
         _copy_heads(
             k_row, k_head, k_cache_ptr + place, cache_head, kv_heads, 2 * half, dim, KV_HEADS, DIM
         )

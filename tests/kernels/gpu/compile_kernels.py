@@ -26,6 +26,8 @@ POINTERS = {
     "seeds_ptr": "*i64", "tokens_ptr": "*i64", "bias_ptr": "*fp32", "min_p_ptr": "*fp32",
     "top_k_ptr": "*i64", "top_p_ptr": "*fp32",
 }  # fmt: skip
+CACHES = {"k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr", "cache_ptr"}
+FP8 = "fp8e4nv"  # from compute capability 8.9 on
 # Strides and sizes that are multiples of 16 in every real model.
 ALIGNED = ("stride_", "q_", "k_", "v_", "out_", "cache_", "x_", "weight_", "num_inputs", "dim")
 FLOATS = {"scale", "softcap", "eps"}
@@ -64,14 +66,29 @@ def cases():
     yield truncation._cut_off, {"BLOCK": 4096}, "fp32", {"num_warps": 8}
 
 
-def compiled(kernel, constants, element, options, capability):
+def eight_bit_cases():
+    """The kernels that read or fill an eight-bit cache: (kernel, constants, options)"""
+    tile = attention.DECODE
+    shape = {**HEAD, "ROWS": tile.rows, "IS_INVARIANT": False}
+    yield attention_kernels.decode_kernel, shape, {"num_stages": tile.num_stages}
+    tile = attention.PREFILL
+    shape = {**HEAD, "ROWS": tile.rows, "TOKENS": tile.rows // 4, "IS_INVARIANT": False}
+    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    yield attention_kernels.prefill_kernel, shape, options
+    heads = {"Q_HEADS": 32, "KV_HEADS": 8, "HALF": 64, "DIM": 128}
+    yield rope._rope_store, heads, {}
+    yield rope._store_kv, heads, {}
+
+
+def compiled(kernel, constants, element, options, capability, cache=""):
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     signature = {}
     for name in kernel.arg_names:
         if name in constants:
             signature[name] = "constexpr"
         elif name.endswith("_ptr"):
-            signature[name] = POINTERS.get(name, f"*{element}")
+            narrow = cache if name in CACHES and kernel_has_cache(kernel, name) else ""
+            signature[name] = POINTERS.get(name, f"*{narrow or element}")
         else:
             signature[name] = "fp32" if name in FLOATS else "i32"
     aligned = {
@@ -81,6 +98,11 @@ def compiled(kernel, constants, element, options, capability):
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def kernel_has_cache(kernel, name):
+    """In rope.py k_ptr and v_ptr are the new keys and values, not the cache."""
+    return "cache" in name or "k_cache_ptr" not in kernel.arg_names
 
 
 def main():
@@ -98,6 +120,10 @@ def main():
         size = len(binary.asm["cubin"])
         shared = binary.metadata.shared
         print(f"{kernel.__name__:12} {size:7} bytes, {shared:6} shared {products}".rstrip())
+    if capability >= 89:
+        for kernel, constants, options in eight_bit_cases():
+            size = len(compiled(kernel, constants, "bf16", options, capability, FP8).asm["cubin"])
+            print(f"{kernel.__name__:12} {size:7} bytes, eight-bit cache")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernels.attention import paged_attention_torch
+from kernels.kv_store import FP8, narrowed
 
 
 def batch(lens, contexts, heads, kv_heads, dim, block_size, dtype, seed=0):
@@ -63,6 +64,22 @@ def test_gpu_attention_equals_the_reference(case, is_invariant):
     tolerance = 1e-5 if dtype == torch.float32 else 2e-3
     assert out.dtype == dtype
     torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("lens", [(1, 1, 1), (5, 1, 40)])
+def test_gpu_attention_reads_an_eight_bit_cache(lens):
+    from kernels.gpu.attention import paged_attention_triton
+
+    contexts = [1, 70, 300] if sum(lens) == 3 else [5, 300, 90]
+    query, k, v, *rest = batch(lens, contexts, 4, 2, 64, 16, torch.float32)
+    k, v = (narrowed(cache.nan_to_num(500.0), FP8) for cache in (k, v))
+    wide: tuple[Any, ...] = (query, k.float(), v.float(), *rest, None, None)
+    narrow: tuple[Any, ...] = (query, k, v, *rest, None, None)
+    expected = paged_attention_torch(*wide)
+    narrow = (*narrow, max(lens), max(contexts))
+    out = paged_attention_triton(*narrow)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(paged_attention_torch(*narrow[:-2]), expected)
 
 
 def test_a_gpu_row_has_the_same_bits_from_prefill_and_decode():

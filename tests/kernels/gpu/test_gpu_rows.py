@@ -5,7 +5,7 @@ import torch
 
 from common.engine.truncation import cut_off
 from kernels.activation import silu_mul_torch
-from kernels.kv_store import store_kv_torch
+from kernels.kv_store import FP8, store_kv_torch
 from kernels.linear import linear_torch, pack_torch
 from kernels.noise import gumbel_at_torch, gumbel_torch
 from kernels.norm import rms_norm_torch
@@ -87,6 +87,26 @@ def test_gpu_store_kv_skips_padding():
     store_kv_triton(k, v, caches[0], caches[1], slots)
     store_kv_torch(k, v, expected[0], expected[1], slots)
     assert torch.equal(caches[0], expected[0]) and torch.equal(caches[1], expected[1])
+
+
+def test_gpu_rope_and_store_fill_an_eight_bit_cache():
+    """With numbers that eight bits hold or that are too large: the interpreter rounds wrongly."""
+    from kernels.gpu.rope import rope_and_store_triton, store_kv_triton
+
+    qkv = (randn(4, 5 + 3 + 3, 20) + 3).to(FP8).float()
+    qkv[0, 7, :6], qkv[1, 9, :2] = 1e4, -1e9  # beyond what eight bits hold
+    positions, slots = torch.tensor([0, 1, 17, 3]), torch.tensor([5, -1, 23, 0])
+    angles = torch.zeros(32, 8)
+    tables = (angles.cos(), angles.sin(), positions)
+    q, k, v = qkv[:, :5], qkv[:, 5:8], qkv[:, 8:]
+    expected, fused, plain = kv_cache(FP8), kv_cache(FP8), kv_cache(FP8)
+    store_kv_torch(k, v, expected[0], expected[1], slots)
+    rope_and_store_triton(q, k, v, *tables, fused[0], fused[1], slots)
+    store_kv_triton(k, v, plain[0], plain[1], slots)
+    for found in (fused, plain):
+        for cache, right in zip(found, expected, strict=True):
+            assert torch.equal(cache.view(torch.uint8), right.view(torch.uint8))
+    assert expected[0].float().abs().max() == 448.0
 
 
 def test_gpu_noise_has_the_same_bits():
