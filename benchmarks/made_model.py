@@ -1,7 +1,8 @@
-"""Model directories of a stated shape for `--load-format dummy`: a config and a tokenizer.
+"""Model directories of a stated shape: a config, a tokenizer and, for peers that know no
+`--load-format dummy`, random weights.
 
-Knows no server. The tokenizer is the bundled model's, whose ids are the first of any larger
-vocabulary.
+Knows no server. The tokenizer is the bundled model's with as many words more as the vocabulary
+needs, so that every token is text.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOKENIZER_OF = Path(__file__).parents[1] / "models" / "xpyd-demo"
+INITIAL_DEVIATION = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A Qwen2-like decoder with tied embeddings, in bfloat16."""
+    """A decoder like Qwen2's, or without biases like Llama's; tied embeddings, in bfloat16."""
 
     layers: int
     hidden: int
@@ -25,6 +27,7 @@ class Shape:
     feed_forward: int
     vocab: int = 32_000
     max_len: int = 8192
+    has_bias: bool = True  # of query, key and value: Qwen2's, else Llama's network
 
     @property
     def head_dim(self) -> int:
@@ -51,16 +54,20 @@ class Shape:
         return self.layers * 2 * self.kv_heads * self.head_dim * 2
 
 
-# 0.4 billion weights, the layers of Qwen2.5-0.5B; and one so small that all but compute shows.
+# 0.4 billion weights, the layers of Qwen2.5-0.5B; and two so small that all but compute shows.
 MEDIUM = Shape(layers=24, hidden=896, heads=14, kv_heads=2, feed_forward=4864)
 SMALL = Shape(layers=6, hidden=256, heads=4, kv_heads=2, feed_forward=1024, vocab=16_000)
+TINY = Shape(
+    layers=8, hidden=256, heads=4, kv_heads=2, feed_forward=768, vocab=3072, has_bias=False
+)
 
 
 def write_model(directory: Path, shape: Shape) -> Path:
+    """Without weights."""
     directory.mkdir(parents=True)
     config = {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
+        "architectures": ["Qwen2ForCausalLM" if shape.has_bias else "LlamaForCausalLM"],
+        "model_type": "qwen2" if shape.has_bias else "llama",
         "vocab_size": shape.vocab,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.feed_forward,
@@ -77,6 +84,41 @@ def write_model(directory: Path, shape: Shape) -> Path:
         "torch_dtype": "bfloat16",
     }
     (directory / "config.json").write_text(json.dumps(config))
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(TOKENIZER_OF / name, directory / name)
+    shutil.copy(TOKENIZER_OF / "tokenizer_config.json", directory / "tokenizer_config.json")
+    tokenizer = json.loads((TOKENIZER_OF / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    words |= {f"\u0120word{number}": number for number in range(len(words), shape.vocab)}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     return directory
+
+
+def write_weights(directory: Path, shape: Shape, seed: int = 0) -> None:
+    """Random ones beside the config, named as Hugging Face names them."""
+    import torch
+    from safetensors.torch import save_file
+
+    random = torch.Generator().manual_seed(seed)
+
+    def matrix(out: int, into: int) -> torch.Tensor:
+        drawn = torch.empty(out, into).normal_(0.0, INITIAL_DEVIATION, generator=random)
+        return drawn.to(torch.bfloat16)
+
+    def ones() -> torch.Tensor:
+        return torch.ones(shape.hidden, dtype=torch.bfloat16)
+
+    kv = shape.kv_heads * shape.head_dim
+    weights = {"model.embed_tokens.weight": matrix(shape.vocab, shape.hidden)}
+    for number in range(shape.layers):
+        at = f"model.layers.{number}"
+        for name, size in (("q", shape.hidden), ("k", kv), ("v", kv)):
+            weights[f"{at}.self_attn.{name}_proj.weight"] = matrix(size, shape.hidden)
+            if shape.has_bias:
+                weights[f"{at}.self_attn.{name}_proj.bias"] = matrix(1, size)[0]
+        weights[f"{at}.self_attn.o_proj.weight"] = matrix(shape.hidden, shape.hidden)
+        for name in ("gate", "up"):
+            weights[f"{at}.mlp.{name}_proj.weight"] = matrix(shape.feed_forward, shape.hidden)
+        weights[f"{at}.mlp.down_proj.weight"] = matrix(shape.hidden, shape.feed_forward)
+        weights[f"{at}.input_layernorm.weight"] = ones()
+        weights[f"{at}.post_attention_layernorm.weight"] = ones()
+    weights["model.norm.weight"] = ones()
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})

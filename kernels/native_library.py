@@ -41,6 +41,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "xpyd_log_softmax": (None, [_P, _L, _L, _L, _P]),
     "xpyd_gumbel": (None, [_P, _P, _L, _L, _P]),
     "xpyd_gumbel_at": (None, [_P, _P, _P, _L, _L, _P]),
+    "xpyd_decoder_scratch_bytes": (_L, [_P, _P]),
+    "xpyd_decoder": (None, [_P, _P, _P]),
     "xpyd_attention": (None, [_I, _P, _L, _L, _P, _A, _P, _A, _P, _L, _P, _P, _A, _F, _L, _F, _P]),
 }
 

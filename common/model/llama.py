@@ -22,27 +22,13 @@ from common.model.shards import Part, Shard
 from common.model.spec import LlamaShape, ModelSpec
 from kernels.activation import silu_mul
 from kernels.attention import paged_attention
+from kernels.decoder import Decoder, Layer, Network
 from kernels.linear import PackedWeight, linear, pack
 from kernels.norm import add_rms_norm, rms_norm
 from kernels.quantize import Quantization
 from kernels.rope import rope_and_store
 
 IGNORABLE = ("rotary_emb.inv_freq",)  # stored in some old checkpoints; computed here
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """Heads and inner features are those of one rank."""
-
-    input_norm: Tensor  # [hidden]
-    qkv: PackedWeight  # hidden → (heads + 2 * kv_heads) * head_dim
-    q_norm: Tensor | None  # [head_dim]
-    k_norm: Tensor | None
-    output: PackedWeight  # heads * head_dim → hidden
-    post_norm: Tensor  # [hidden]
-    gate_up: PackedWeight  # hidden → 2 * intermediate
-    down: PackedWeight  # intermediate → hidden
-    window: int | None
 
 
 class Llama:
@@ -83,6 +69,23 @@ class Llama:
             self._head = pack(head, quantization=quantization)
         weights.finish((*IGNORABLE, "lm_head.weight") if spec.tied_embeddings else IGNORABLE)
         self._cos, self._sin = rope_tables(shape.rope, spec.head_dim, spec.max_model_len, device)
+        self._decoder = self._in_one_call() if self._ranks.shard.num_ranks == 1 else None
+
+    def _in_one_call(self) -> Decoder | None:
+        network = Network(
+            self._embedding,
+            self._layers,
+            self._norm,
+            self._head,
+            self._cos,
+            self._sin,
+            self.spec.num_heads,
+            self.spec.num_kv_heads,
+            self.spec.head_dim,
+            self._shape.norm_eps,
+            self._scale,
+        )
+        return Decoder.of(network)
 
     def forward(self, inputs: ForwardInputs, cache: Tensor) -> Tensor:
         """Logits [rows, vocab] float32 of `inputs.logits_rows`; of use on rank 0 only.
@@ -90,6 +93,22 @@ class Llama:
         cache: [blocks, layers, 2, kv_heads, block_size, head_dim], with the KV heads of this rank;
         this step's K and V are written.
         """
+        if self._decoder is None or inputs.adapters or cache.dtype != self._embedding.dtype:
+            return self.forward_by_operations(inputs, cache)
+        logits = self._decoder.forward(
+            inputs.token_ids,
+            inputs.positions,
+            inputs.slots,
+            inputs.cu_seqlens,
+            inputs.context_lens,
+            inputs.block_tables,
+            inputs.logits_rows,
+            cache,
+        )
+        return logits[:, : self.spec.vocab_size]
+
+    def forward_by_operations(self, inputs: ForwardInputs, cache: Tensor) -> Tensor:
+        """The network, readable: what any device runs, and what the one call gives bit for bit."""
         eps = self._shape.norm_eps
         residual = self._embed(inputs.token_ids)
         hidden = rms_norm(residual, self._layers[0].input_norm, eps)

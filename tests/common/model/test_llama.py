@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from common.errors import ConfigError
+from common.model.inputs import ForwardInputs
+from common.model.llama import Llama
 from common.model.loader import CausalLM, load_model
+from kernels import native_library
 from tests.common.model.oracle import (
     make_model,
     oracle_greedy,
@@ -129,13 +134,49 @@ def test_greedy_tokens(pair: tuple[Any, CausalLM]):
     assert generated == oracle_greedy(oracle, prompt, generated)
 
 
+def in_dtype(path: Path, dtype: str) -> CausalLM:
+    if dtype == "int8":
+        return load_model(path, dtype="bfloat16", quantization="int8", device=CPU)
+    return load_model(path, dtype=dtype, device=CPU)
+
+
+@dataclass(frozen=True)
+class ByOperations:
+    """The same model, run operation by operation."""
+
+    model: Llama
+
+    @property
+    def spec(self):
+        return self.model.spec
+
+    def forward(self, inputs: ForwardInputs, cache: Tensor) -> Tensor:
+        return self.model.forward_by_operations(inputs, cache)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+@pytest.mark.parametrize("every_row", [True, False])
+def test_one_call_is_the_operations_bit_by_bit(
+    saved: tuple[Any, Path], dtype: str, every_row: bool
+):
+    if native_library.status().face != "native":
+        pytest.skip("no native kernels here: there is only the one way")
+    model = in_dtype(saved[1], dtype)
+    assert isinstance(model, Llama)
+    drivers = [PagedDriver(model), PagedDriver(ByOperations(model))]
+    found = []
+    for driver in drivers:
+        long, short = (driver.add(random_tokens(n, 101, seed=n)) for n in (70, 9))
+        steps = [[(long, 31)], [(long, 38), (short, 8)], [(short, 1), (long, 1)]]
+        found.append(torch.cat([row for work in steps for row in driver.step(work, every_row)]))
+    assert torch.equal(*found)
+    assert torch.equal(drivers[0].cache, drivers[1].cache)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
 def test_logits_do_not_depend_on_the_batch(saved: tuple[Any, Path], dtype: str):
     """Bit for bit: alone, cut otherwise, in other blocks of another size, beside others."""
-    if dtype == "int8":
-        model = load_model(saved[1], dtype="bfloat16", quantization="int8", device=CPU)
-    else:
-        model = load_model(saved[1], dtype=dtype, device=CPU)
+    model = in_dtype(saved[1], dtype)
     tokens = random_tokens(90, 101, seed=1)
     alone = PagedDriver(model).run(tokens, [90])
     chunked = PagedDriver(model, seed=1, block_size=8).run(tokens, [1, 30, 7, 50, 1, 1])
