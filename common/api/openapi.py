@@ -1,5 +1,6 @@
 """/openapi.json: what each operation takes and gives. Bodies come from the types that check them,
-inlined per operation; answers and refusals are told here, and a fuzz test holds the server to them.
+inlined per operation, answers from answer_schemas.py, refusals are told here; tests hold the server
+to all of it.
 """
 
 from __future__ import annotations
@@ -10,32 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from common.api.answer_schemas import ANSWERS, Schema
 from common.api.anthropic.errors import is_messages_path
-
-Schema = dict[str, Any]
 
 _JSON, _EVENTS, _TEXT = "application/json", "text/event-stream", "text/plain"
 
-# What an answer has for sure.
-_ANSWERS: dict[str, tuple[str, ...]] = {
-    "/v1/chat/completions": ("id", "object", "created", "model", "choices", "usage"),
-    "/v1/completions": ("id", "object", "created", "model", "choices", "usage"),
-    "/invocations": ("id", "object", "created", "model", "choices", "usage"),
-    "/v1/models": ("object", "data"),
-    "/v1/models/{model}": ("id", "object", "created", "owned_by", "max_model_len"),
-    "/v1/messages": ("id", "type", "role", "model", "content", "stop_reason", "usage"),
-    "/v1/messages/count_tokens": ("input_tokens",),
-    "/v1/responses": ("id", "object", "created_at", "model", "status", "output"),
-    "/v1/responses/{response_id}": ("id", "object"),
-    "/v1/responses/{response_id}/cancel": ("id", "object", "status", "output"),
-    "/v1/responses/{response_id}/input_items": ("object", "data", "has_more"),
-    "/v1/responses/input_tokens": ("input_tokens",),
-    "/inference/v1/generate": ("request_id", "model", "created", "choices", "usage"),
-    "/tokenize": ("count", "max_model_len", "tokens"),
-    "/detokenize": ("prompt",),
-    "/version": ("version",),
-    "/load": ("server_load",),
-}
 _EMPTY = frozenset({"/inference/v1/abort_requests"})
 _PLAIN = frozenset({"/metrics"})
 _FOLLOWED = frozenset({"/v1/responses/{response_id}"})  # GET streams if asked to
@@ -94,7 +74,9 @@ _ANTHROPIC_ERROR: Schema = {
 def describe(method: str, path: str, bodies: Sequence[type[BaseModel]]) -> Schema:
     """The operation, beyond what its path says. It takes one of `bodies`."""
     path = path.replace(":path", "")
-    told: Schema = {"responses": {"200": _answer(path, bodies), **_refusals(method, path, bodies)}}
+    told: Schema = {
+        "responses": {"200": _answer(method, path, bodies), **_refusals(method, path, bodies)}
+    }
     queries = _QUERIES.get(f"{method} {path}", {})
     names = re.findall(r"\{(\w+)\}", path)
     if names or queries:
@@ -113,12 +95,12 @@ def _parameter(name: str, place: str, schema: Schema) -> Schema:
     return {"name": name, "in": place, "required": place == "path", "schema": schema}
 
 
-def _answer(path: str, bodies: Sequence[type[BaseModel]]) -> Schema:
+def _answer(method: str, path: str, bodies: Sequence[type[BaseModel]]) -> Schema:
     if path in _EMPTY:
         return {"description": "done"}
     if path in _PLAIN:
         return {"description": "metrics", "content": {_TEXT: {"schema": {"type": "string"}}}}
-    schema = {"type": "object", "required": list(_ANSWERS.get(path, ()))}
+    schema = ANSWERS.get(f"{method} {path}", {"type": "object"})
     content: Schema = {_JSON: {"schema": schema}}
     if path in _FOLLOWED or any("stream" in body.model_fields for body in bodies):
         content[_EVENTS] = {"schema": {"type": "string"}}

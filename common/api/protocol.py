@@ -78,6 +78,17 @@ def _integer_flag(value: Any) -> Any:
     return value
 
 
+ShortText = Annotated[str, Field(max_length=1024)]
+PlugInValue = ShortText | int | float | bool
+PlugInArguments = Annotated[
+    dict[
+        Annotated[str, Field(max_length=64)],
+        PlugInValue | Annotated[list[PlugInValue], Field(max_length=256)],
+    ],
+    Field(max_length=64),
+]
+
+
 class RepetitionDetection(Body):
     """End an answer whose last tokens are one pattern, `min_count` times in a row."""
 
@@ -134,6 +145,7 @@ class SamplingFields(Body):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     repetition_detection: RepetitionDetection | None = None
+    vllm_xargs: PlugInArguments | None = Field(None, description=_UNUSED)
 
 
 class StreamOptions(Body):

@@ -34,7 +34,6 @@ _EVERYWHERE: dict[str, Harmless] = {
     "length_penalty": _one_of(1.0),
     "logits_processors": _is_empty,
     "prompt_embeds": _is_empty,
-    "vllm_xargs": _is_empty,
     **dict.fromkeys(_STRUCTURED, _is_empty),
 }
 _CHAT: dict[str, Harmless] = {

@@ -224,13 +224,16 @@ class Checked:
         elif seen.kind == "application/json" and seen.data and seen.is_whole:
             if seen.status == 200:
                 check_answer(method, path, bytes(seen.data))
-            self._check_documented(method, path, seen)
+            paths = _document(self.app)["paths"]
+            check_documented(paths, method, path, seen.status, bytes(seen.data))
 
-    def _check_documented(self, method: str, path: str, seen: _Seen) -> None:
-        told = _operation(_document(self.app)["paths"], method.lower(), path)
-        if told is not None:
-            found = _validator(_encode(_json_schema(told, seen.status)))
-            found.validate(json.loads(bytes(seen.data)))
+
+def check_documented(paths: Any, method: str, path: str, status: int, data: bytes) -> None:
+    """A JSON answer against the `paths` of the app's document. Raises for what is wrong."""
+    told = _operation(paths, method.lower(), path)
+    if told is not None:
+        schema = told["responses"][str(status)]["content"]["application/json"]["schema"]
+        _validator(_encode(schema)).validate(json.loads(data))
 
 
 class _Seen:
@@ -252,13 +255,21 @@ class _Seen:
             self.is_whole = not message.get("more_body", False)
 
 
-def _json_schema(operation: Any, status: int) -> Any:
-    return operation["responses"][str(status)]["content"]["application/json"]["schema"]
-
-
 @cache
 def _validator(schema: bytes) -> Any:
-    return Draft202012Validator(json.loads(schema))
+    return Draft202012Validator(_closed(json.loads(schema)))
+
+
+def _closed(schema: Any) -> Any:
+    """With no room for fields that it does not describe."""
+    if isinstance(schema, list):
+        return [_closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(each) for name, each in schema.items()}
+    if isinstance(schema.get("properties"), dict) and "type" in schema:
+        closed.setdefault("additionalProperties", False)
+    return closed
 
 
 _documents: dict[int, Any] = {}

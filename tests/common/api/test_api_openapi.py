@@ -194,3 +194,11 @@ def test_a_good_call_of_each_is_answered():
 def test_operations_have_names_of_their_own():
     ids = [operation["operationId"] for _, _, operation in OPERATIONS]
     assert len(set(ids)) == len(ids)
+
+
+def test_every_answer_is_described():
+    for name, (_, _, operation) in zip(NAMES, OPERATIONS, strict=True):
+        content = operation["responses"]["200"].get("content", {})
+        if "application/json" in content:
+            schema = content["application/json"]["schema"]
+            assert all(each.get("properties") for each in schema.get("anyOf", [schema])), name
