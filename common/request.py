@@ -85,10 +85,11 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
     output_token_ids: tuple[int, ...] = ()
-    priority: int = 0  # lower runs first
+    priority: int = 0  # lower runs first, among those of its flow
     cache_salt: str = ""  # requests share prefix blocks only within one salt
     session_id: str = ""  # the client's label for what belongs together; may steer routing only
     adapter: str = ""  # digest of the LoRA adapter to run with; "": the model itself
+    flow: int = 0  # whose it is: flows take turns in an engine. Of the key's digest; 0: no keys
 
     @property
     def kv_salt(self) -> str:

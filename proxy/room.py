@@ -7,7 +7,7 @@ however many other proxies use the fleet.
 
 from __future__ import annotations
 
-from common.admission.admission import Want, seats_of
+from common.admission.admission import Want, backlog_of, seats_of
 from proxy.policy import InstanceView, Snapshot
 
 
@@ -45,14 +45,14 @@ def _computes_soon(instance: InstanceView, want: Want, before: int) -> bool:
     """`before`: prompt tokens there by our own count, where the view counts only a report's."""
     if not instance.num_ours:
         return True
-    is_soon = max(before, instance.queued_tokens) < max(1, want.max_backlog)
+    is_soon = max(before, instance.queued_tokens) < backlog_of(want)
     return is_soon and _has_blocks(instance, want)
 
 
 def _has_seat(instance: InstanceView, want: Want) -> bool:
     if not instance.num_ours:
         return True
-    has_seat = instance.num_requests < seats_of(instance.max_num_seqs)
+    has_seat = instance.num_requests < seats_of(instance.max_num_seqs, is_only=want.is_only)
     return has_seat and _has_blocks(instance, want)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.admission.fair_queue import FairQueue
+from common.admission.fair_queue import FairQueue, Waiting
 from common.admission.forecast import PromptTime, QueueFlow, excess_s, forecast
 from common.errors import Overloaded, QueueTimeout, TtftTooLong, Unavailable, XpydError
 
@@ -30,15 +30,19 @@ AHEAD_S = 0.25  # of prefill is sent out before it is needed, so that nobody run
 FIRST_BACKLOG = 4096  # tokens of that, while nothing is known of their speed
 MAX_BACKLOG = 1 << 16
 UNKNOWN_SEATS = 256
+ONLY_BACKLOGS = 4  # times the backlog, for a tenant that runs nothing
 RETRY_S = (1.0, 60.0)  # how soon and how late a client is told to come back
 OUTCOMES = ("admitted", "timeout", "closed", "left")  # of waiting; "left": the client, a deadline
 
 
-def seats_of(max_num_seqs: int) -> int:
+def seats_of(max_num_seqs: int, *, is_only: bool = False) -> int:
     """How many may be sent to an engine that runs so many at once (0: it does not say). A few
-    more: whoever gets a seat should be there when it becomes free."""
+    more: whoever gets a seat should be there when it becomes free.
+
+    is_only:  `Want.is_only`; for these there are a few more, so that no crowd is before them
+    """
     known = max_num_seqs or UNKNOWN_SEATS
-    return known + max(2, known // 8)
+    return known + max(2, known // 8) * (2 if is_only else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,12 @@ class Want:
     max_backlog: int  # prompt tokens that may be before it where it goes
     num_running: int  # how many came in here and have not left
     num_begun: int = 0  # prompt tokens of those that have no first token yet
+    is_only: bool = False  # its tenant runs nothing, and engines will take it first
+
+
+def backlog_of(want: Want) -> int:
+    """How many prompt tokens may be before it; what is a crowd's is not before `is_only`."""
+    return max(1, want.max_backlog) * (ONLY_BACKLOGS if want.is_only else 1)
 
 
 class Capacity(Protocol):
@@ -161,6 +171,7 @@ class Admission:
         self.limits = limits or AdmissionLimits()
         self.observe: Callable[[str, float], None] = _ignore  # an outcome and how long it waited
         self.num_running = 0
+        self._running: dict[str, int] = {}  # by tenant
         self._num_begun = 0  # prompt tokens of those that run and have no first token
         self._capacity = capacity
         self._queue = FairQueue()
@@ -204,6 +215,7 @@ class Admission:
 
     def went_in(self, place: Place) -> None:
         self.num_running += 1
+        self._running[place.ask.tenant] = self._running.get(place.ask.tenant, 0) + 1
         self._num_begun += place.ask.num_tokens
         if self._called is place:
             self._called = None
@@ -218,7 +230,8 @@ class Admission:
         self._queue.charge(tenant, num_tokens)
 
     def left(self, place: Place, stage: Stage) -> None:
-        self.num_running -= stage is not Stage.QUEUE
+        if stage is not Stage.QUEUE:
+            self._went_out(place.ask.tenant)
         if stage is Stage.PREFILL:
             self._num_begun -= place.ask.num_tokens
         if self._called is place:
@@ -249,13 +262,32 @@ class Admission:
             reason = f"the first token would take about {total_s:.1f} s, the target is {slo_s:g} s"
             raise _later(TtftTooLong(f"{reason}; try again later"), late_s)
 
+    def _went_out(self, tenant: str) -> None:
+        self.num_running -= 1
+        self._running[tenant] -= 1
+        if not self._running[tenant]:
+            del self._running[tenant]
+
+    def _next(self) -> Waiting | None:
+        """Whose turn it is, if there is room; else somebody who has nothing running at all and for
+        whom there is: engines take turns between tenants, so the crowd's work is not before it."""
+        for passed_over in ((), self._running):
+            head = self._queue.head(passed_over)
+            if head is not None and self._capacity.has_room(self._want(head)):
+                return head
+        return None
+
+    def _want(self, head: Waiting) -> Want:
+        is_only = bool(self._running) and head.tenant not in self._running
+        backlog = self._max_backlog()
+        return Want(head.cost, backlog, self.num_running, self._num_begun, is_only)
+
     def _call_next(self) -> None:
-        head = self._queue.head()
-        if head is None or self._called is not None:
+        if not self._waiting or self._called is not None:
             return
-        want = Want(head.cost, self._max_backlog(), self.num_running, self._num_begun)
+        head = self._next()
         now = time.monotonic()
-        if not self._capacity.has_room(want):
+        if head is None:
             if not self._is_held_up:
                 self._is_held_up = True
                 self._flow.began(now)
@@ -263,7 +295,7 @@ class Admission:
             return
         if self._is_held_up:
             self._flow.left(head.cost, now)
-        place = self._waiting.pop(self._queue.pop().ticket)
+        place = self._waiting.pop(self._queue.pop(head.ticket).ticket)
         self._is_held_up = self._is_held_up and bool(self._waiting)
         self._called = place
         place.call(now, self._capacity.backlog())

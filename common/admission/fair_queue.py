@@ -11,6 +11,7 @@ whoever sends more. Knows no clock, no capacity and no I/O.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 
@@ -62,16 +63,20 @@ class FairQueue:
         self.num_tokens += cost
         return ticket
 
-    def head(self) -> Waiting | None:
-        """Who goes next. Tenants with equal counters: whose first request came first."""
-        if not self._lines:
+    def head(self, but_not: Container[str] = ()) -> Waiting | None:
+        """Who goes next. Tenants with equal counters: whose first request came first.
+
+        but_not:  tenants that are passed over
+        """
+        tenants = [tenant for tenant in self._lines if tenant not in but_not]
+        if not tenants:
             return None
-        tenant = min(self._lines, key=lambda t: (self._served[t], self._lines[t].places[0][1]))
+        tenant = min(tenants, key=lambda t: (self._served[t], self._lines[t].places[0][1]))
         return self._waiting[self._lines[tenant].places[0][1]]
 
-    def pop(self) -> Waiting:
-        """Take the head out, and charge its tenant with the prompt."""
-        entry = self.head()
+    def pop(self, ticket: int | None = None) -> Waiting:
+        """Take the head out, or whoever has this ticket, and charge its tenant with the prompt."""
+        entry = self.head() if ticket is None else self._waiting[ticket]
         assert entry is not None
         self._last = entry.tenant
         self.remove(entry.ticket)

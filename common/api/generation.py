@@ -28,6 +28,8 @@ from common.request import Constraint, EngineRequest, SamplingParams, TokenLogpr
 from common.text import TextModel
 from common.waterfall import in_milliseconds
 
+FLOW_DIGITS = 15  # of the digest, hexadecimal: fits an int64
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -218,6 +220,7 @@ class Generation:
             priority=self._priority(),
             cache_salt=self._cache_salt(),
             session_id=self._info.session_id,
+            flow=flow_of(self._info.tenant),
         )
         text = ChoiceText(
             number,
@@ -259,6 +262,11 @@ class Generation:
                 self.usage.cached_tokens += piece.first.num_cached_tokens
             if not self._info.timings:  # of whoever answers first; it grows
                 self._info.timings = self._observed[piece.choice].stages
+
+
+def flow_of(tenant: str) -> int:
+    """A number for whoever takes turns in the engines: the start of the key's digest."""
+    return int(tenant[:FLOW_DIGITS], 16) if tenant else 0
 
 
 def _repetition_watch(fields: SamplingFields) -> RepetitionWatch | None:

@@ -1,8 +1,10 @@
 """Which sequences run in this step, and how many tokens each. Plain Python; computes nothing.
 
 A step serves, under one token budget: running decodes, then the prefill in progress, then whoever
-waits, by (priority, arrival). A sequence gets all blocks for its known tokens when it is admitted,
-so only decodes ask for more; when none is left the last in that order is preempted and recomputes.
+waits, in the order that `turns.py` gives: fair between flows, by priority and arrival within one.
+A sequence gets all blocks for its known tokens when it is admitted, so only decodes ask for more;
+when none is left the last in that order is preempted and recomputes (while all blocks belong to one
+flow: the last by priority and arrival).
 
 Why it cannot deadlock: any sequence alone fits into the pool (`Engine.add` refuses others). The
 first in order is never preempted for another one; if it is the only owner of blocks it can only
@@ -20,6 +22,7 @@ from common.engine.block_pool import BlockPool
 from common.engine.interface import EngineSettings
 from common.engine.prefix import PrefixHasher
 from common.engine.sequence import Sequence, Stage
+from common.engine.turns import Turns
 
 # Prompt logprobs need logits for each token of a chunk: rows of vocabulary-many floats.
 MAX_PROMPT_LOGPROB_ROWS = 128
@@ -47,6 +50,10 @@ def _key(sequence: Sequence) -> tuple[int, int]:
     return sequence.key
 
 
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return sequence.rank
+
+
 class Scheduler:
     def __init__(
         self, pool: BlockPool, hasher: PrefixHasher, block_size: int, settings: EngineSettings
@@ -55,6 +62,8 @@ class Scheduler:
         self._hasher = hasher
         self._block_size = block_size
         self._settings = settings
+        self._turns = Turns()
+        self._order = _key  # in which those that hold blocks keep them; the same for a whole step
         # All sorted by key.
         self.held: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -72,6 +81,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence; with blocks (adopted) it waits only for a seat."""
+        self._enter(sequence)
         if sequence.block_ids:
             sequence.stage = Stage.READY
             insort(self.ready, sequence, key=_key)
@@ -81,6 +91,7 @@ class Scheduler:
 
     def hold(self, sequence: Sequence) -> None:
         """Keep a sequence, with the blocks it has, out of the steps until `unhold`."""
+        self._enter(sequence)
         sequence.stage = Stage.HELD
         insort(self.held, sequence, key=_key)
 
@@ -94,6 +105,7 @@ class Scheduler:
             return
         self._take_out(sequence)
         sequence.stage = Stage.DONE
+        self._turns.charge(sequence.flow, sequence.num_made)
         self._pool.release(sequence.forget_blocks())
 
     def can_reserve(self, num_blocks: int) -> bool:
@@ -107,6 +119,8 @@ class Scheduler:
 
     def schedule(self) -> Plan:
         plan = Plan([], [], [])
+        flows = {sequence.flow for queue in (self.running, self.ready) for sequence in queue}
+        self._order = _rank if len(flows) == 1 else _key
         budget = self._settings.max_num_batched_tokens
         budget -= self._schedule_decodes(plan)
         for sequence in self.running:
@@ -120,9 +134,9 @@ class Scheduler:
         return plan
 
     def _schedule_decodes(self, plan: Plan) -> int:
-        """In order of keys, so that who is preempted for another has not been scheduled yet."""
+        """In order, so that who is preempted for another has not been scheduled yet."""
         num_decodes = 0
-        for sequence in self.running.copy():
+        for sequence in sorted(self.running, key=self._order):
             if sequence.num_to_compute != 1 or sequence.stage is not Stage.RUNNING:
                 continue
             if self._num_blocks(sequence.num_tokens) > len(sequence.block_ids) and not self._grow(
@@ -143,7 +157,7 @@ class Scheduler:
     def _grow(self, sequence: Sequence, plan: Plan) -> bool:
         """One more block, if need be from the last in order. False: it does not run now."""
         while (blocks := self._pool.allocate(1, sequence.request_id)) is None:
-            victim = max((*self.running[-1:], *self.ready[-1:]), key=_key)
+            victim = max((*self.running, *self.ready), key=self._order)
             if victim is sequence and len(self.running) + len(self.ready) == 1:
                 return False  # alone: keep the blocks, wait for holds and reservations to end
             self._preempt(victim, plan)
@@ -184,6 +198,7 @@ class Scheduler:
     def _seat(self, queue: list[Sequence], plan: Plan) -> Sequence:
         sequence = queue.pop(0)
         sequence.stage = Stage.RUNNING
+        self._turns.had_its_turn(sequence)
         insort(self.running, sequence, key=_key)
         plan.grown.append(sequence)
         return sequence
@@ -219,6 +234,14 @@ class Scheduler:
         return self._pool.match(sequence.digests[:num_full])
 
     # --- small things ----------------------------------------------------------------------------
+
+    def _enter(self, sequence: Sequence) -> None:
+        """Its place in the order, which it keeps unless one of its flow goes before it."""
+        if sequence.stage is not Stage.NEW:
+            return
+        if self._turns.enter(sequence, self.sequences()):
+            for queue in (self.held, self.running, self.ready, self.waiting):
+                queue.sort(key=_key)
 
     def _num_blocks(self, num_tokens: int) -> int:
         return -(-num_tokens // self._block_size)

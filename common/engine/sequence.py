@@ -23,6 +23,7 @@ class RowEdits(Protocol):
 
 
 class Stage(Enum):
+    NEW = "new"  # the scheduler has not seen it
     HELD = "held"  # its constraint is being compiled
     WAITING = "waiting"  # holds no blocks
     READY = "ready"  # adopted: holds its blocks, waits for a seat
@@ -39,8 +40,11 @@ class Sequence:
         "block_ids",
         "compilation",
         "constraint",
+        "cost",
         "digests",
         "edits",
+        "flow",
+        "had_turn",
         "is_adopted",
         "key",
         "num_cached_tokens",
@@ -53,6 +57,7 @@ class Sequence:
         "params",
         "penalties",
         "prompt_logprobs",
+        "rank",
         "request",
         "request_id",
         "row",
@@ -78,13 +83,17 @@ class Sequence:
         self.request = request
         self.request_id = request.request_id
         self.params = params
-        self.key = (request.priority, arrival)  # who runs first, who is preempted last
+        self.flow = request.flow
+        self.rank = (request.priority, arrival)
+        self.key = self.rank  # who runs first, who is preempted last; `turns.py` says
+        self.had_turn = False  # it has been running
         self.offer = offer
-        self.stage = Stage.WAITING
+        self.stage = Stage.NEW
 
         self.num_prompt = len(request.prompt_token_ids)
         self.num_tokens = self.num_prompt + len(request.output_token_ids)
         capacity = self.num_prompt + max(params.max_tokens, len(request.output_token_ids))
+        self.cost = max(1, self.num_tokens)  # of its turn
         self.tokens: NDArray[np.int64] = np.empty(capacity, dtype="<i8")
         self.tokens[: self.num_prompt] = request.prompt_token_ids
         self.tokens[self.num_prompt : self.num_tokens] = request.output_token_ids
@@ -122,6 +131,11 @@ class Sequence:
     @property
     def num_outputs(self) -> int:
         return self.num_tokens - self.num_prompt
+
+    @property
+    def num_made(self) -> int:
+        """Of the outputs, those that this engine made."""
+        return self.num_outputs - len(self.request.output_token_ids)
 
     @property
     def output_tokens(self) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from common.admission.admission import Want, seats_of
+from common.admission.admission import Want, backlog_of, seats_of
 from common.engine.interface import EngineLoad
 
 
@@ -13,7 +13,7 @@ class EngineRoom:
 
     def __init__(self, load: Callable[[], EngineLoad], max_num_seqs: int) -> None:
         self._load = load
-        self._seats = seats_of(max_num_seqs)
+        self._max_num_seqs = max_num_seqs
 
     def has_room(self, want: Want) -> bool:
         """The load does not know yet of what came in a moment ago; `want` does."""
@@ -22,7 +22,8 @@ class EngineRoom:
         load = self._load()
         taken = max(want.num_running, load.num_running + load.num_waiting)
         before = max(want.num_begun, load.num_waiting_tokens)
-        return taken < self._seats and before < max(1, want.max_backlog)
+        seats = seats_of(self._max_num_seqs, is_only=want.is_only)
+        return taken < seats and before < backlog_of(want)
 
     def backlog(self) -> int:
         return self._load().num_waiting_tokens

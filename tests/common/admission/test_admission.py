@@ -126,6 +126,32 @@ def test_a_greedy_tenant_does_not_hold_up_another():
     run(scenario())
 
 
+def test_who_runs_nothing_gets_in_beside_a_crowd_and_only_once():
+    """The capacity keeps a little for those: engines take turns, so a crowd is not before them."""
+
+    class OneMore(Seats):
+        def has_room(self, want):
+            return want.num_running < self.count + want.is_only
+
+    async def scenario():
+        room = Admission(OneMore(2))
+        crowd = room.enter([Ask("crowd", 10)] * 5)
+        for place in crowd[:2]:
+            await place.turn()
+        guest, second = room.enter([Ask("guest", 10)] * 2)
+        await asyncio.wait_for(guest.turn(), 5)
+        assert (room.num_running, room.num_waiting) == (3, 4)
+        late = asyncio.create_task(second.turn())
+        await asyncio.sleep(0.2)
+        assert not late.done(), "its tenant runs something now"
+        for place in (*crowd, guest, second):
+            place.leave()
+        late.cancel()
+        assert (room.num_running, room.num_waiting) == (0, 0)
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_each_place_leaves_the_room_in_exactly_one_way(seed):
     async def scenario():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,18 +35,20 @@ class World:
         self.arrivals = 0
         self.finished: list[str] = []
 
-    def add(self, name, num_prompt=4, max_tokens=4, priority=0, prompt=None, **sampling):
+    def add(self, name, num_prompt=4, max_tokens=4, priority=0, prompt=None, flow=0, **sampling):
         self.arrivals += 1
         prompt = prompt or [self.arrivals] * num_prompt
-        request = make_request(name, prompt, max_tokens, priority=priority, **sampling)
+        made = make_request(name, prompt, max_tokens, priority=priority, **sampling)
+        request = msgspec.structs.replace(made, flow=flow)
         sequence = Sequence(request, self.arrivals, frozenset())
         self.scheduler.add(sequence)
         return sequence
 
-    def adopt(self, name, num_prompt, max_tokens, blocks, priority=0):
+    def adopt(self, name, num_prompt, max_tokens, blocks, priority=0, flow=0):
         self.arrivals += 1
         prompt = [1] * num_prompt
-        request = make_request(name, prompt, max_tokens, outputs=(0,), priority=priority)
+        made = make_request(name, prompt, max_tokens, outputs=(0,), priority=priority)
+        request = msgspec.structs.replace(made, flow=flow)
         sequence = Sequence(request, self.arrivals, frozenset())
         self.pool.adopt(blocks, name)
         sequence.block_ids, sequence.num_computed = list(blocks), num_prompt
@@ -106,6 +109,29 @@ def test_priority_then_first_come():
     for _ in range(4):
         world.step()
     assert world.finished == ["b", "c", "a", "d"]
+
+
+def test_flows_take_turns_whatever_their_priority():
+    world = World(max_num_seqs=1)
+    for number in range(6):
+        world.add(f"crowd{number}", max_tokens=1, priority=-9, flow=1)
+    world.step()
+    world.add("guest", max_tokens=1, flow=2)
+    world.step()
+    world.step()
+    assert "guest" in world.finished
+
+
+def test_priority_saves_nobody_from_anothers_preemption():
+    """Blocks run out: the last to have come goes, whatever it says of itself."""
+    world = World(num_blocks=6, max_num_seqs=2, budget=12)
+    world.add("first", num_prompt=8, max_tokens=12, flow=1)
+    world.step()
+    world.add("second", num_prompt=8, max_tokens=12, priority=-9, flow=2)
+    preempted: list[str] = []
+    while len(world.scheduler):
+        preempted += [sequence.request_id for sequence in world.step().preempted]
+    assert set(preempted) == {"second"}
 
 
 def test_the_head_of_the_queue_is_not_overtaken():
@@ -243,8 +269,11 @@ def test_removing_twice_gives_blocks_back_once():
     max_num_seqs=st.integers(1, 5),
     spare_budget=st.integers(0, 12),
     caching=st.booleans(),
+    flows=st.sampled_from([(0,), (1, 2), (1, 2, 2, 2, 3)]),
 )
-def test_random_workloads_always_finish(seed, num_blocks, max_num_seqs, spare_budget, caching):
+def test_random_workloads_always_finish(
+    seed, num_blocks, max_num_seqs, spare_budget, caching, flows
+):
     """Adds, aborts, loads that come and go, adoptions, on a pool that holds one sequence and little
     more. In the end everything has run, and the pool is at rest."""
     rng = random.Random(seed)
@@ -258,7 +287,8 @@ def test_random_workloads_always_finish(seed, num_blocks, max_num_seqs, spare_bu
         max_tokens = rng.randint(1, min(12, longest - num_prompt))
         action = rng.random()
         if action < 0.3:
-            world.add(name, num_prompt, max_tokens, priority=rng.choice([0, 0, 1]))
+            priority, flow = rng.choice([0, 0, 1]), rng.choice(flows)
+            world.add(name, num_prompt, max_tokens, priority=priority, flow=flow)
             expected.add(name)
         elif action < 0.5 and max_tokens > 1:
             need = -(-num_prompt // BLOCK)
@@ -270,7 +300,8 @@ def test_random_workloads_always_finish(seed, num_blocks, max_num_seqs, spare_bu
                 world.pool.free(blocks)
             else:
                 max_tokens = rng.randint(2, longest - num_prompt + 1)
-                world.adopt(name, num_prompt, max_tokens, blocks, rng.choice([0, 0, -1]))
+                priority, flow = rng.choice([0, 0, -1]), rng.choice(flows)
+                world.adopt(name, num_prompt, max_tokens, blocks, priority, flow)
                 expected.add(name)
         elif action < 0.7 and len(world.scheduler):
             victim = rng.choice(world.scheduler.sequences())
