@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.errors import ConfigError
+from common.lora_modules import parse_lora_modules
 from common.options import (
     check_not_negative,
     check_port,
@@ -155,6 +156,19 @@ class ServeConfig(FrontEndConfig):
     cpu_cores: str = option("", "cores to pin this instance to, e.g. 0-3,8", metavar="LIST")
     tensor_parallel_size: int = option(1, "GPUs per instance (only 1 so far)", metavar="N")
     enable_prefix_caching: bool = option(True, "keep finished blocks for prompts that share them")
+    enable_lora: bool = option(False, "serve LoRA adapters as models of their own")
+    lora_modules: tuple[str, ...] = option(
+        (),
+        "adapters to load at the start: NAME=DIR, or JSON as vLLM users know it",
+        metavar="NAME=DIR",
+    )
+    lora_root: str = option(
+        "",
+        "directory from which POST /v1/load_lora_adapter may load; default: it may not",
+        metavar="DIR",
+    )
+    max_loras: int = option(8, "most adapters loaded at once", metavar="N")
+    max_lora_rank: int = option(16, "highest rank of an adapter", metavar="N")
     kv_connector: str = option(
         "",
         "how KV blocks travel: shm, nixl, nccl, shared_storage or an installed one; default shm",
@@ -183,8 +197,9 @@ class ServeConfig(FrontEndConfig):
         check_positive(
             self,
             "max_model_len max_num_seqs max_num_batched_tokens max_num_waiting block_size "
-            "kv_cache_memory kv_lease_s",
+            "kv_cache_memory kv_lease_s max_loras max_lora_rank",
         )
+        self._check_lora()
         check_port("--port", self.port)
         if self.tensor_parallel_size != 1:
             raise ConfigError("--tensor-parallel-size: only 1 is supported so far")
@@ -193,6 +208,18 @@ class ServeConfig(FrontEndConfig):
         for address in self.registry:
             parse_address("--registry", address)
         parse_cores(self.cpu_cores)
+
+    def _check_lora(self) -> None:
+        num_adapters = len(parse_lora_modules(self.lora_modules))
+        if (self.lora_modules or self.lora_root) and not self.enable_lora:
+            raise ConfigError("--lora-modules and --lora-root need --enable-lora")
+        if num_adapters > self.max_loras:
+            raise ConfigError(
+                f"--lora-modules names {num_adapters} adapters: raise --max-loras, which is "
+                f"{self.max_loras}"
+            )
+        if self.enable_lora and self.tensor_parallel_size > 1:
+            raise ConfigError("--enable-lora does not go with --tensor-parallel-size yet")
 
 
 PolicyName = Literal[

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.request import EngineRequest, TokenEvent
+from common.wire import AdapterInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,22 @@ class ModelCard:
     name: str
     max_model_len: int
     created: int  # Unix seconds
+    base: str = ""  # of an adapter: the card whose text side is its own; the rest of it below
+    root: str = ""  # where it was loaded from
+    parent: str = ""  # the model that it is an adapter of, as its operator calls it
+    adapter: str = ""  # its digest
+
+
+def adapter_card(base: ModelCard, info: AdapterInfo, created: int) -> ModelCard:
+    return ModelCard(
+        info.name,
+        base.max_model_len,
+        created,
+        base=base.name,
+        root=info.root,
+        parent=info.parent,
+        adapter=info.digest,
+    )
 
 
 class EngineClient(Protocol):

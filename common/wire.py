@@ -10,7 +10,8 @@ Request link    proxy (DEALER)    → instance (ROUTER)  Hello, RunPrefill, RunD
                                                        Abort, WatchPrefixes, SetRole,
                                                        LoadAdapter, UnloadAdapter
                 instance          → proxy              Welcome, Load, Accepted, Tokens, Failed,
-                                                       Prefixes, RoleSet, Adapters, AdapterDone
+                                                       Prefixes, RoleSet, AdaptersChanged,
+                                                       AdapterDone
 
 The KV side channel between a prefill and a decode instance has its own page:
 kv_transfer/messages.py.
@@ -179,7 +180,8 @@ class SetRole(Message, frozen=True):
 
 
 class LoadAdapter(Message, frozen=True):
-    """Serve an adapter from now on: answer `AdapterDone`, after the `Adapters` that tells of it."""
+    """Serve an adapter from now on: answer `AdapterDone`, after the `AdaptersChanged` that tells of
+    it."""
 
     name: str
     path: str  # absolute, or relative to the instance's --lora-root
@@ -255,7 +257,7 @@ class RoleSet(Message, frozen=True):
     message: str = ""
 
 
-class Adapters(Message, frozen=True):
+class AdaptersChanged(Message, frozen=True):
     """All that the instance serves now; sent to every proxy when that changes."""
 
     incarnation: str
@@ -282,7 +284,9 @@ ToInstance = (
     | LoadAdapter
     | UnloadAdapter
 )
-ToProxy = Welcome | Load | Accepted | Tokens | Failed | Prefixes | RoleSet | Adapters | AdapterDone
+ToProxy = (
+    Welcome | Load | Accepted | Tokens | Failed | Prefixes | RoleSet | AdaptersChanged | AdapterDone
+)
 
 _encoder = msgspec.msgpack.Encoder()
 

@@ -112,14 +112,20 @@ class Accounts:
 
 
 def view_fleet(
-    membership: Membership, accounts: Accounts, model: str, kv_fingerprint: str = ""
+    membership: Membership,
+    accounts: Accounts,
+    model: str,
+    kv_fingerprint: str = "",
+    adapter: str = "",
 ) -> Snapshot:
-    """Everybody who can be sent a request; only one kind of KV if `kv_fingerprint` is given."""
+    """Everybody who can be sent a request; only one kind of KV if `kv_fingerprint` is given, and
+    only who holds the adapter of this digest if `adapter` is."""
     usable = [
         member
         for _, member in sorted(membership.members.items())
         if member.is_connected
         and not member.is_draining
         and kv_fingerprint in ("", member.info.kv_fingerprint)
+        and (not adapter or any(each.digest == adapter for each in member.info.adapters))
     ]
     return Snapshot(model, tuple(accounts.view(member) for member in usable))

@@ -20,11 +20,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import urlsplit
 
-from common.wire import WIRE_VERSION, InstanceInfo, Load
+from msgspec.structs import replace
+
+from common.wire import WIRE_VERSION, AdapterInfo, AdaptersChanged, InstanceInfo, Load
 
 log = logging.getLogger(__name__)
 
 MAX_INSTANCES = 256
+MAX_ADAPTERS = 4096
 MAX_TEXT = 1024  # characters of any text in an InstanceInfo
 NEW_ROLE = "it has taken another role"  # the one reason of `Lost` that is no failure
 
@@ -204,6 +207,16 @@ class Membership:
         self.refusals.pop(instance_id, None)
         return effects
 
+    def adapters_changed(self, instance_id: str, message: AdaptersChanged) -> None:
+        member = self.members.get(instance_id)
+        if member is None or member.info.incarnation != message.incarnation:
+            return
+        info = replace(member.info, adapters=message.adapters)
+        if problem := problem_of(info):
+            self._refuse(instance_id, problem)
+        else:
+            member.info = info
+
     def loaded(self, instance_id: str, load: Load, now: float) -> list[Effect]:
         """A heartbeat. One from another incarnation means that the link crosses a restart."""
         member = self.members.get(instance_id)
@@ -323,11 +336,19 @@ class Membership:
         return []
 
 
+def _texts(adapter: AdapterInfo) -> tuple[str, ...]:
+    return adapter.name, adapter.digest, adapter.root, adapter.parent
+
+
 def problem_of(info: InstanceInfo) -> str:
     """Why an instance cannot be used at all; empty if it can."""
     texts = [value for value in (getattr(info, f) for f in info.__struct_fields__) if value]
     if any(isinstance(text, str) and len(text) > MAX_TEXT for text in texts):
         return f"a field is longer than {MAX_TEXT} characters"
+    if len(info.adapters) > MAX_ADAPTERS:
+        return f"more than {MAX_ADAPTERS} adapters"
+    if any(max(map(len, _texts(adapter))) > MAX_TEXT for adapter in info.adapters):
+        return f"a field of an adapter is longer than {MAX_TEXT} characters"
     if not (info.instance_id and info.incarnation and info.model):
         return "instance_id, incarnation and model must not be empty"
     if info.wire_version != WIRE_VERSION:

@@ -21,14 +21,25 @@ from common.cluster_key import ClusterKey
 from common.engine_client import ModelCard
 from common.errors import BadRequest, Overloaded, Unavailable, XpydError, from_wire
 from common.request import EngineRequest, TokenEvent
-from common.wire import Abort, Accepted, Failed, Prefixes, RoleSet, Tokens, WatchPrefixes
+from common.wire import (
+    Abort,
+    Accepted,
+    AdapterDone,
+    AdaptersChanged,
+    Failed,
+    Prefixes,
+    RoleSet,
+    Tokens,
+    WatchPrefixes,
+)
+from proxy.adapters import FleetAdapters
 from proxy.choreography import Action, AskRoute, Choreography, End, Limits, Phase, Send
 from proxy.disaggregation import Disaggregation
 from proxy.estimates import Estimates
 from proxy.fleet_view import Accounts, view_fleet
 from proxy.flight import Counts, Flight
 from proxy.links import Links
-from proxy.membership import NEW_ROLE, Membership
+from proxy.membership import NEW_ROLE, Member, Membership
 from proxy.policies import POLICIES, reads_prefixes
 from proxy.policy import (
     NoInstance,
@@ -84,6 +95,7 @@ class Fleet:
             key=key,
         )
         self.roles = RoleSwitches(self.links.send)
+        self.adapters = FleetAdapters(self._serving, self.links.send)
         self._limits = limits
         self.admission = Admission(self, admission)
         self._prefill_policy: Policy = POLICIES[prefill_policy][0]
@@ -118,18 +130,18 @@ class Fleet:
 
     def models(self) -> list[ModelCard]:
         model = self.served_model()
-        lengths = [
-            member.info.max_model_len
-            for member in self.membership.members.values()
-            if member.is_connected and member.info.model == model
-        ]
-        return [ModelCard(model, min(lengths), self._created)] if lengths else []
+        lengths = [member.info.max_model_len for member in self._serving().values()]
+        if not lengths:
+            return []
+        card = ModelCard(model, min(lengths), self._created)
+        return [card, *self.adapters.cards(card)]
 
     def is_ready(self) -> bool:
         if self.is_draining or not self.can_read():
             return False
         facts = RequestFacts(num_tokens=1)
-        return not isinstance(self._choose(self.served_model(), "", facts), NoInstance)
+        snapshot = self._snapshot()
+        return not isinstance(self._choose(snapshot, facts), NoInstance)
 
     # --- the waiting room's Capacity ---------------------------------------------------------
 
@@ -191,6 +203,11 @@ class Fleet:
             self._model, self._created = connected[0], int(time.time())
         return self._model
 
+    def _serving(self) -> dict[str, Member]:
+        """Connected instances of the served model."""
+        model, members = self.served_model(), self.membership.members.items()
+        return {i: m for i, m in members if m.is_connected and m.info.model == model}
+
     # --- events ------------------------------------------------------------------------------
 
     def _on_message(self, instance_id: str, message: Any) -> None:
@@ -202,6 +219,10 @@ class Fleet:
                 self.prefixes.came(instance_id, message, now)
         elif isinstance(message, RoleSet):
             self.roles.answered(instance_id, message)
+        elif isinstance(message, AdaptersChanged):
+            self.membership.adapters_changed(instance_id, message)
+        elif isinstance(message, AdapterDone):
+            self.adapters.answered(instance_id, message)
         elif flight := self._flights.get(message.request_id):
             machine, attempt = flight.machine, message.attempt
             if isinstance(message, Accepted):
@@ -258,6 +279,7 @@ class Fleet:
             self.counts.lost_instances += 1
             self._note("instance lost", reason, None, instance_id)
             self.roles.lost(instance_id)
+            self.adapters.lost(instance_id)
         if self.prefixes is not None:
             self.prefixes.lost(instance_id)
         for flight in [f for f in self._flights.values() if instance_id in f.assigned]:
@@ -321,7 +343,9 @@ class Fleet:
             cached,
         )
         fingerprint = flight.kv_fingerprint if flight.machine.has_output else ""
-        route = self._choose(flight.model, fingerprint, facts)
+        adapter = flight.machine.request.adapter
+        snapshot = view_fleet(self.membership, self._accounts, flight.model, fingerprint, adapter)
+        route = self._choose(snapshot, facts)
         if isinstance(route, NoInstance):
             return route
         chosen = (route.prefill, route.decode) if isinstance(route, Pair) else (route.instance,)
@@ -348,8 +372,7 @@ class Fleet:
         infos = [m.info for m in members if m.is_connected and m.info.model == flight.model]
         return prefix, prefix.cached_tokens(self.prefixes.index, infos, time.monotonic())
 
-    def _choose(self, model: str, fingerprint: str, facts: RequestFacts) -> Route:
-        snapshot = view_fleet(self.membership, self._accounts, model, fingerprint)
+    def _choose(self, snapshot: Snapshot, facts: RequestFacts) -> Route:
         route = choose_pair(snapshot, facts, self._prefill_policy, self._decode_policy)
         route = self.disaggregation.decide(route, snapshot, facts, self.estimates, time.monotonic())
         if not snapshot.instances and self.membership.refusals:

@@ -22,6 +22,8 @@ from starlette.middleware import Middleware
 
 from common.addresses import tcp_endpoint
 from common.admission.admission import AdmissionLimits
+from common.api.adapters import PATHS as ADAPTER_PATHS
+from common.api.adapters import add_adapter_doors
 from common.api.app import create_app
 from common.api.observe import RequestMetrics
 from common.api.settings import ApiSettings
@@ -152,7 +154,7 @@ def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    api = replace(settings.api, own_guard_paths=OWN_GUARD_PATHS)
+    api = replace(settings.api, own_guard_paths=OWN_GUARD_PATHS | ADAPTER_PATHS)
     metrics = Metrics(settings.metrics_prefix)
     observed = RequestMetrics(metrics)
     if settings.controller != "off" and (settings.place is None or settings.place.number == 0):
@@ -163,6 +165,7 @@ def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
     register_metrics(metrics, fleet)
     add_pages(app, fleet, settings.api, observed.recent)
     add_admin(app, fleet, api, settings.admin_key)
+    add_adapter_doors(app, api, keys=(settings.admin_key,), door=fleet.adapters)
     if settings.place is not None:  # innermost: behind the gate
         app.user_middleware.append(Middleware(Siblings, place=settings.place))
     return app

@@ -188,8 +188,8 @@ def _model(card: ModelCard) -> dict[str, Any]:
         "object": "model",
         "created": card.created,
         "owned_by": "xpyd",
-        "root": card.name,
-        "parent": None,
+        "root": card.root or card.name,
+        "parent": card.parent or None,
         "max_model_len": card.max_model_len,
         "permission": [],
     }

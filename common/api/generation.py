@@ -49,7 +49,7 @@ class Service:
             raise Unavailable("no model is ready yet")
         for card in cards:
             if name is None or card.name == name:
-                return card, self.texts(card.name)
+                return card, self.texts(card.base or card.name)
         raise ModelNotFound(f"the model {name!r} does not exist; see /v1/models", "model")
 
 
@@ -221,6 +221,7 @@ class Generation:
             cache_salt=self._cache_salt(),
             session_id=self._info.session_id,
             flow=flow_of(self._info.tenant),
+            adapter=self.card.adapter,
         )
         text = ChoiceText(
             number,

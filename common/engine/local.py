@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from common.engine.driver import EngineDriver
 from common.engine.interface import StepResult
@@ -47,14 +47,21 @@ class _Inbox:
 class LocalEngine:
     """Others' requests (a role server's) may run in the same engine: their events are ignored."""
 
-    def __init__(self, driver: EngineDriver, card: ModelCard) -> None:
+    def __init__(
+        self,
+        driver: EngineDriver,
+        card: ModelCard,
+        adapters: Callable[[], list[ModelCard]] = list,
+    ) -> None:
+        """`adapters`: the cards of those that the engine serves now."""
         self._driver = driver
         self._card = card
+        self._adapters = adapters
         self._inboxes: dict[str, _Inbox] = {}
         driver.listeners.append(self._on_step)
 
     def models(self) -> list[ModelCard]:
-        return [self._card] if self._driver.is_alive() else []
+        return [self._card, *self._adapters()] if self._driver.is_alive() else []
 
     def is_ready(self) -> bool:
         silence = time.monotonic() - self._driver.last_progress

@@ -20,7 +20,7 @@ class BlocksStored:
     digests: tuple[bytes, ...]
     parent: bytes | None  # of the block before the first; None: the run begins the sequence
     token_ids: tuple[int, ...]  # of all of them, in order
-    salt: str
+    salt: str  # of its KV (common/request.py: kv_salt_of)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,9 @@ from common.instance.kv_event_format import (
     RANK,
     AllBlocksCleared,
     Event,
+    NameOf,
     encode_batch,
+    no_name,
     to_events,
 )
 from common.instance.kv_events_config import FLAG, KVEventsConfig, binds
@@ -40,7 +42,16 @@ END = (-1).to_bytes(8, "big", signed=True)
 class KVEventPublisher:
     """Made in a running event loop. Raises ConfigError if an endpoint cannot be had."""
 
-    def __init__(self, config: KVEventsConfig, *, block_size: int, medium: str) -> None:
+    def __init__(
+        self,
+        config: KVEventsConfig,
+        *,
+        block_size: int,
+        medium: str,
+        name_of: NameOf = no_name,
+    ) -> None:
+        """`name_of`: the name of a LoRA adapter, by its digest."""
+        self._name_of = name_of
         self._topic = config.topic.encode()
         self._block_size = block_size
         self._medium = medium
@@ -104,7 +115,7 @@ class KVEventPublisher:
     # --- inside ------------------------------------------------------------------------------
 
     def _on_step(self, result: StepResult) -> None:
-        if events := to_events(result.prefixes, self._block_size, self._medium):
+        if events := to_events(result.prefixes, self._block_size, self._medium, self._name_of):
             self.publish(events)
 
     async def _serve(self, router: zmq.asyncio.Socket) -> None:

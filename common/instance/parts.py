@@ -24,10 +24,14 @@ from common.engine.kv_cache import (
 )
 from common.engine_client import ModelCard
 from common.errors import ConfigError
+from common.instance.adapters import AdapterLimits, ServedAdapters
 from common.instance.transfers import Transfers
+from common.lora_modules import parse_lora_modules
 from common.model.cuda_graphs import GraphedModel
 from common.model.llama import Llama
 from common.model.loader import CausalLM, load_model, model_fingerprint, resolve_model
+from common.model.lora.adapter import Adapter, max_adapter_bytes
+from common.model.lora.load import load_adapter
 from common.model.spec import ModelSpec
 from common.model.step_memory import peak_step_bytes
 from common.options import parse_cores
@@ -50,6 +54,7 @@ class EngineParts:
     driver: EngineDriver
     kv_fingerprint: str
     transfers: Transfers = field(default_factory=Transfers)
+    adapters: ServedAdapters | None = None  # None: without --enable-lora
 
 
 def pin_to_cores(config: ServeConfig) -> None:
@@ -95,11 +100,18 @@ def build_engine(config: ServeConfig) -> EngineParts:
     if is_fp8:
         _check_fp8_cache(device)
     layout = KVLayout.of(spec, config.block_size, is_fp8=is_fp8)
+    name = config.served_model_name or Path(config.model.rstrip("/")).name
+    card = ModelCard(name, spec.max_model_len, int(time.time()))
+    adapters = _adapters(config, card, spec, device) if config.enable_lora else None
     num_blocks = default_num_blocks(
         layout,
         settings,
         kv_cache_memory=config.kv_cache_memory,
-        available_bytes=_available_bytes(model, layout, settings, device, config),
+        available_bytes=max(
+            0,
+            _available_bytes(model, layout, settings, device, config)
+            - _room_for_adapters(config, spec, adapters),
+        ),
         is_shared=device.type == "cpu",
     )
     cache = KVCache(layout, num_blocks, device)
@@ -113,9 +125,14 @@ def build_engine(config: ServeConfig) -> EngineParts:
     if device.type == "cuda" and has_triton() and not is_eager and isinstance(model, Llama):
         model = GraphedModel(model, cache.tensor, settings.max_num_seqs)
     engine = Engine(
-        model, cache, settings, spec.eos_token_ids, fingerprint, constraints=constraints
+        model,
+        cache,
+        settings,
+        spec.eos_token_ids,
+        fingerprint,
+        constraints=constraints,
+        adapters=None if adapters is None else adapters.find,
     )
-    name = config.served_model_name or Path(config.model.rstrip("/")).name
     log.info(
         "%s on %s (%s kernels, %s weights): %d blocks of %d tokens, ready in %.1f s",
         name,
@@ -126,8 +143,36 @@ def build_engine(config: ServeConfig) -> EngineParts:
         config.block_size,
         time.monotonic() - began,
     )
-    card = ModelCard(name, spec.max_model_len, int(time.time()))
-    return EngineParts(path, card, cache, engine, EngineDriver(engine), fingerprint)
+    driver = EngineDriver(engine)
+    return EngineParts(path, card, cache, engine, driver, fingerprint, adapters=adapters)
+
+
+def _adapters(
+    config: ServeConfig, card: ModelCard, spec: ModelSpec, device: torch.device
+) -> ServedAdapters:
+    """With those of the start in it. Raises ConfigError."""
+    if spec.llama is None:
+        raise ConfigError(f"--enable-lora: {spec.architecture} cannot have LoRA adapters here")
+
+    def read(directory: Path, root: Path | None) -> Adapter:
+        return load_adapter(
+            directory, spec, max_rank=config.max_lora_rank, device=device, root=root
+        )
+
+    limits = AdapterLimits(config.max_loras, config.lora_root, config.drain_timeout_s)
+    adapters = ServedAdapters(read, card, limits)
+    for source in parse_lora_modules(config.lora_modules):
+        adapters.load_now(source)
+    return adapters
+
+
+def _room_for_adapters(
+    config: ServeConfig, spec: ModelSpec, adapters: ServedAdapters | None
+) -> int:
+    """Bytes of those that may still be loaded."""
+    if adapters is None or spec.llama is None:
+        return 0
+    return adapters.num_free * max_adapter_bytes(spec, spec.llama, config.max_lora_rank)
 
 
 def _check_fp8_cache(device: torch.device) -> None:

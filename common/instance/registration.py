@@ -39,7 +39,7 @@ class Registration:
             await asyncio.sleep(INTERVAL_S)
 
     def announce(self, info: InstanceInfo) -> None:
-        """The instance is another from now on: it has a new role."""
+        """The instance is another from now on: it has a new role, or other adapters."""
         self._info = info
         self._link.send(Register(info))
 

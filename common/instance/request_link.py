@@ -66,6 +66,12 @@ class RequestLinks:
             self.send(peer, Welcome(info))
             self._send_load(peer)
 
+    def tell(self, info: InstanceInfo, news: msgspec.Struct) -> None:
+        """The instance is the same, but says more: `news` to who knows it, `info` to who comes."""
+        self._info = info
+        for peer in list(self._last_heard):
+            self.send(peer, news)
+
     def send(self, peer: bytes, message: msgspec.Struct) -> bool:
         return self._listener.send(peer, message)
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from fastapi.responses import JSONResponse, Response
 
 from common.addresses import bracketed, is_wildcard
 from common.admission.admission import Admission
+from common.api.adapters import PATHS as ADAPTER_PATHS
+from common.api.adapters import AdapterDoor, add_adapter_doors
 from common.api.app import create_app
 from common.api.settings import ApiSettings, admission_limits, api_settings
 from common.config import ServeConfig
@@ -28,7 +30,9 @@ from common.engine.local import LocalEngine
 from common.engine_client import ModelCard
 from common.errors import Unavailable, XpydError
 from common.http_server import Tls, bind, refuse_open_bind, serve_app, tls_of, url_of
+from common.instance.adapters import NoAdapters, carry_out
 from common.instance.external_router import ExternalRouter, check_key
+from common.instance.kv_event_format import no_name
 from common.instance.kv_events import KVEventPublisher
 from common.instance.kv_events_config import kv_events_config
 from common.instance.link_settings import LinkSettings, link_settings
@@ -45,7 +49,18 @@ from common.metrics import Metrics
 from common.request import EngineRequest, TokenEvent
 from common.text import TextModel
 from common.version import VERSION
-from common.wire import InstanceInfo, Load, Role, RoleSet, SetRole, WatchPrefixes, info_to_json
+from common.wire import (
+    AdaptersChanged,
+    InstanceInfo,
+    Load,
+    LoadAdapter,
+    Role,
+    RoleSet,
+    SetRole,
+    UnloadAdapter,
+    WatchPrefixes,
+    info_to_json,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +78,7 @@ def run_instance(config: ServeConfig, plans: Mapping[Role, PlanRole]) -> int:
         api_settings(config),
         peer_token=links.key.http_token if links.key else "",
         peer_paths=frozenset({"/instance"} if links.key else ()),
-        own_guard_paths=frozenset({ROLE}),
+        own_guard_paths=frozenset({ROLE}) | ADAPTER_PATHS,
     )
     refuse_open_bind(
         config.host, has_keys=bool(settings.key_ring), is_allowed=config.allow_open_http
@@ -107,7 +122,9 @@ class _Instance:
         parts, config = self._parts, self._config
         self._kv_events = self._publisher()
         parts.driver.start(asyncio.get_running_loop())
-        self._client = DrainingClient(LocalEngine(parts.driver, parts.card), self._is_alive)
+        self._adapter_door: AdapterDoor = parts.adapters or NoAdapters()
+        cards = list if parts.adapters is None else parts.adapters.cards
+        self._client = DrainingClient(LocalEngine(parts.driver, parts.card, cards), self._is_alive)
         room = EngineRoom(parts.engine.load, config.max_num_seqs)
         self._admission = Admission(room, admission_limits(config, config.max_num_waiting))
         self._links = RequestLinks(
@@ -141,6 +158,8 @@ class _Instance:
         )
         if self._kv_events is not None:
             self._kv_events.start(parts.driver)
+        if parts.adapters is not None:
+            parts.adapters.on_change = self._adapters_changed
         app = self._app()
         self._links.start(self._info())
         self._registrations = [
@@ -171,17 +190,28 @@ class _Instance:
         if config is None:
             return None
         medium = "GPU" if self._parts.cache.device.type == "cuda" else "CPU"
-        return KVEventPublisher(config, block_size=self._config.block_size, medium=medium)
+        adapters = self._parts.adapters
+        return KVEventPublisher(
+            config,
+            block_size=self._config.block_size,
+            medium=medium,
+            name_of=no_name if adapters is None else adapters.name_of,
+        )
 
     def _on_message(self, peer: bytes, message: Any) -> None:
         if isinstance(message, WatchPrefixes):
             self._prefixes.watch(peer)
         elif isinstance(message, SetRole):
-            task = asyncio.create_task(self._set_role(peer, message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self._set_role(peer, message))
+        elif isinstance(message, LoadAdapter | UnloadAdapter):
+            self._spawn(self._change_adapter(peer, message))
         else:
             self._roles.worker.handle(peer, message)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _on_peer_lost(self, peer: bytes) -> None:
         self._prefixes.forget(peer)
@@ -212,6 +242,15 @@ class _Instance:
             self._external.role_changed(self._roles.worker)
         self._role_metrics.refresh()
 
+    async def _change_adapter(self, peer: bytes, message: LoadAdapter | UnloadAdapter) -> None:
+        self._links.send(peer, await carry_out(self._adapter_door, message))
+
+    def _adapters_changed(self) -> None:
+        info = self._info()
+        self._links.tell(info, AdaptersChanged(info.incarnation, info.adapters))
+        for registration in self._registrations:
+            registration.announce(info)
+
     def _info(self) -> InstanceInfo:
         parts, config = self._parts, self._config
         return InstanceInfo(
@@ -230,6 +269,7 @@ class _Instance:
             block_size=config.block_size,
             version=VERSION,
             max_num_seqs=config.max_num_seqs,
+            adapters=() if parts.adapters is None else parts.adapters.infos(),
         )
 
     def _app(self) -> FastAPI:
@@ -259,6 +299,7 @@ class _Instance:
             blocks = await parts.driver.call(lambda engine: engine.ledger())
             return JSONResponse({"blocks": blocks, **self._roles.worker.ledger()})
 
+        add_adapter_doors(app, self._settings, keys=(config.admin_key,), door=self._adapter_door)
         add_role_door(
             app,
             self._settings,

@@ -52,7 +52,7 @@ EXAMPLES = {
             wire.Failed("r", 1, "internal_error", "it failed"),
             wire.Prefixes("1", 3, (2**64 - 1, 7), (0,)),
             wire.RoleSet("decode", "bad_request", "it has no weights"),
-            wire.Adapters("1", (wire.AdapterInfo("sql", "5d1c", "/sql", "m"),)),
+            wire.AdaptersChanged("1", (wire.AdapterInfo("sql", "5d1c", "/sql", "m"),)),
             wire.AdapterDone("sql", "invalid_value", "there is none"),
         ],
     ),
