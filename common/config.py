@@ -122,8 +122,10 @@ class ServeConfig(FrontEndConfig):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
         "auto", "type of weights and KV cache; auto: as the checkpoint says"
     )
-    quantization: Literal["int8"] | None = option(
-        None, "weights as they are loaded, on a CPU: int8 halves what each token reads of bfloat16"
+    quantization: Literal["int8", "fp8"] | None = option(
+        None,
+        "weights in eight bits, made as they are loaded: half the bytes that each token reads in "
+        "bfloat16; fp8 on GPUs only",
     )
     max_model_len: int | None = option(None, "longest prompt plus answer, in tokens", metavar="N")
     max_num_seqs: int = option(64, "most sequences running at once", metavar="N")

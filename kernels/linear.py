@@ -45,21 +45,17 @@ def pack(
 ) -> PackedWeight:
     """weight: [out, in], bias: [out]; bfloat16, float16 or float32.
 
-    quantization:  int8 stores whole numbers and one scale per output (kernels/quantize.py)
+    quantization:  8 bits a number and one scale per output (kernels/quantize.py)
     """
     if triton_serves(weight):
-        if quantization is not None:
-            raise ValueError(f"pack: no {quantization} weights on a GPU")
-        rows, cols = weight.shape
-        wide = None if bias is None else bias.detach().float()
-        return PackedWeight(cols, rows, weight.dtype, weight.detach().contiguous(), wide, "gpu")
+        return _pack_gpu(weight.detach(), bias, quantization)
     native = library_for(weight)
-    if native is None:
+    if native is None or quantization == "fp8":  # the native kernels know no such numbers
         return pack_torch(weight, bias, quantization)
     rows, cols = weight.shape
     code, dtype, scales = DTYPE_CODES[weight.dtype], weight.dtype, None
     if quantization is not None:
-        weight, scales = quantize(weight)
+        weight, scales = quantize(weight, quantization)
     if weight.stride(1) != 1:
         weight = weight.contiguous()
     is_quantized = scales is not None
@@ -68,6 +64,16 @@ def pack(
     native.xpyd_linear_pack(code, is_quantized, *source, data.data_ptr())
     wide = None if bias is None else bias.detach().to(torch.float32, copy=True).contiguous()
     return PackedWeight(cols, rows, dtype, data, wide, "native", scales)
+
+
+def _pack_gpu(
+    weight: Tensor, bias: Tensor | None, quantization: Quantization | None
+) -> PackedWeight:
+    (rows, cols), dtype, scales = weight.shape, weight.dtype, None
+    if quantization is not None:
+        weight, scales = quantize(weight, quantization)
+    wide = None if bias is None else bias.detach().float()
+    return PackedWeight(cols, rows, dtype, weight.contiguous(), wide, "gpu", scales)
 
 
 def linear(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype | None = None) -> Tensor:
@@ -90,7 +96,7 @@ def linear(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype | None = None
 def _linear_gpu(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> Tensor:
     from kernels.gpu.linear import linear_gpu
 
-    return linear_gpu(x, packed.data, packed.bias, out_dtype)
+    return linear_gpu(x, packed.data, packed.scales, packed.bias, out_dtype)
 
 
 def _linear_native(x: Tensor, packed: PackedWeight, out_dtype: torch.dtype) -> Tensor:
@@ -118,7 +124,7 @@ def pack_torch(
 ) -> PackedWeight:
     (rows, cols), dtype, scales = weight.shape, weight.dtype, None
     if quantization is not None:
-        weight, scales = quantize(weight)
+        weight, scales = quantize(weight, quantization)
     data = weight.new_zeros(-(-rows // _ALIGN) * _ALIGN, -(-cols // _ALIGN) * _ALIGN)
     data[:rows, :cols] = weight.detach()
 

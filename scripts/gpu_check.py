@@ -89,9 +89,16 @@ def time_model(report: Report) -> None:
     import torch
 
     from benchmarks.gpu.model_times import graph_error, llama_8b, new_cache, step_times
+    from common.model.tuning import tune_kernels
+    from kernels.gpu.tuning import Tuner, device_file, launch_seconds
 
     model = llama_8b()
     cache = new_cache(model)
+    began = time.monotonic()
+    tune_kernels(model, cache, 256, 2048, Tuner(device_file(), launch_seconds))
+    report.row("tuning", f"{time.monotonic() - began:.0f} s")
+    if device_file().exists():
+        report.details["tuned"] = json.loads(device_file().read_text())
     error = graph_error(model, cache)
     if error > 0.02:
         report.num_failed += 1
@@ -103,6 +110,33 @@ def time_model(report: Report) -> None:
     report.details["model times"] = rows
     del model, cache
     torch.cuda.empty_cache()
+
+
+def time_quantized(report: Report) -> None:
+    import torch
+
+    from benchmarks.gpu.model_times import llama_8b, new_cache, quantized_step_times
+    from common.model.tuning import tune_kernels
+    from kernels.gpu.tuning import Tuner, device_file, launch_seconds
+
+    found = {}
+    plain = {row["name"]: row for row in report.details.get("model times", [])}
+    for quantization in ("int8", "fp8"):
+        model = llama_8b(quantization=quantization)
+        cache = new_cache(model)
+        tune_kernels(model, cache, 64, 2048, Tuner(device_file(), launch_seconds))
+        rows = quantized_step_times(model, cache, report.details["ceilings object"])
+        for row in rows:
+            note = f"over floor {row['over floor']:.2f}"
+            if row["name"] in plain:
+                note += f", of bf16 {row['seconds'] / plain[row['name']]['seconds']:.2f}"
+            report.row(
+                f"8B {quantization} {row['name']}", f"{float(row['seconds']) * 1e3:.2f} ms", note
+            )
+        found[quantization] = rows
+        del model, cache
+        torch.cuda.empty_cache()
+    report.details["quantized times"] = found
 
 
 def time_peer(report: Report) -> None:
@@ -144,6 +178,7 @@ PARTS: dict[str, Callable[[Report], None]] = {
     "floors": measure_floors,
     "times": time_kernels,
     "model": time_model,
+    "quantized": time_quantized,
     "peer": time_peer,
     "serve": serve,
 }

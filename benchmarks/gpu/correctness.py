@@ -17,6 +17,7 @@ from kernels.kv_store import FP8, store_kv_torch
 from kernels.linear import linear, pack
 from kernels.noise import gumbel, gumbel_torch
 from kernels.norm import add_rms_norm, rms_norm_torch
+from kernels.quantize import Quantization, quantize
 from kernels.rope import apply_rope_torch, rope_and_store
 
 ATTENTION = {
@@ -30,6 +31,9 @@ ATTENTION = {
     "prefill, eight-bit cache": AttentionCase((300, 1, 77), (300, 900, 1500), is_fp8=True),
     "odd group and dim": AttentionCase((33, 1, 1), (64, 5, 600), 21, 3, 80, 8),
 }
+
+
+QUANTIZATIONS: tuple[Quantization, ...] = ("int8", "fp8")
 
 
 def worst(out: Tensor, expected: Tensor) -> float:
@@ -70,6 +74,23 @@ def invariance_error() -> float:
         together = linear(x, packed)
         for count in (1, 17, 128):
             errors.append(float((linear(x[:count], packed) - together[:count]).abs().max()))
+    finally:
+        set_batch_invariant(False)
+    return max(errors)
+
+
+def quantized_error(quantization: Quantization, is_invariant: bool) -> float:
+    """Against the product with the rounded weight, for few rows and many."""
+    weight = torch.randn(1000, 520, device="cuda", dtype=torch.bfloat16)
+    numbers, scales = quantize(weight, quantization)
+    stored = numbers.float() * scales[:, None]
+    packed = pack(weight, quantization=quantization)
+    errors = []
+    set_batch_invariant(is_invariant)
+    try:
+        for rows in (1, 64, 300):
+            x = torch.randn(rows, 520, device="cuda", dtype=torch.bfloat16)
+            errors.append(worst(linear(x, packed), x.float() @ stored.T))
     finally:
         set_batch_invariant(False)
     return max(errors)
@@ -143,6 +164,9 @@ def checks() -> dict[str, tuple[Callable[[], float], float]]:
     found["norm, activation"] = (rows_error, 0.01)
     found["rope and KV store"] = (rope_error, 0.01)
     found["rope and KV store, eight-bit cache"] = (partial(rope_error, FP8), 0.1)
+    for kind in QUANTIZATIONS:
+        for mode, is_invariant in (("", False), (", invariant", True)):
+            found[f"{kind} product{mode}"] = (partial(quantized_error, kind, is_invariant), 0.01)
     found["noise equals the CPU's"] = (noise_error, 0.0)
     found["top-k and top-p cut"] = (cut_error, 1e-5)
     return found

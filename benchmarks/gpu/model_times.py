@@ -17,6 +17,7 @@ from common.model.rope_spec import RopeSpec
 from common.model.shards import Part
 from common.model.spec import LlamaShape, ModelSpec
 from common.model.step_memory import one_chunk
+from kernels.quantize import Quantization
 
 BLOCK_SIZE = 32
 CONTEXT = 1024
@@ -37,7 +38,7 @@ class RandomWeights:
         """Nothing can be left over."""
 
 
-def llama_8b(num_layers: int = 32) -> Llama:
+def llama_8b(num_layers: int = 32, quantization: Quantization | None = None) -> Llama:
     shape = LlamaShape(
         intermediate_size=14336,
         norm_eps=1e-5,
@@ -64,7 +65,8 @@ def llama_8b(num_layers: int = 32) -> Llama:
         bos_token_id=None,
         llama=shape,
     )
-    return Llama(spec, shape, RandomWeights(), torch.device("cuda"))
+    device = torch.device("cuda")
+    return Llama(spec, shape, RandomWeights(), device, quantization=quantization)
 
 
 def decode_inputs(num_seqs: int, context: int) -> ForwardInputs:
@@ -94,8 +96,28 @@ def new_cache(model: Llama) -> Tensor:
     return torch.randn(shape, device="cuda", dtype=torch.bfloat16)
 
 
+def quantized_step_times(
+    model: Llama, cache: Tensor, ceilings: Ceilings
+) -> list[dict[str, float | str]]:
+    """Decode steps of a model with eight-bit weights: name, seconds, ratio to its own floor."""
+    graphed = GraphedModel(model, cache, 64)
+    spec = model.spec
+    kv_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * 2
+    rows: list[dict[str, float | str]] = []
+    with torch.inference_mode():
+        for num_seqs in (1, 8, 64):
+            inputs = decode_inputs(num_seqs, CONTEXT)
+            took = seconds(partial(graphed.forward, inputs, cache), is_cold=False)
+            read = weight_bytes(model) / 2 + num_seqs * CONTEXT * kv_token
+            compute = weight_bytes(model) * num_seqs / ceilings.gemm_flop_s
+            floor = max(read / ceilings.read_bytes_s, compute)
+            name = f"decode, batch {num_seqs}"
+            rows.append({"name": name, "seconds": took, "over floor": took / floor})
+    return rows
+
+
 def weight_bytes(model: Llama) -> int:
-    """What a decode step reads: everything but the embedding's rows."""
+    """What a decode step reads in bfloat16: everything but the embedding's rows."""
     spec = model.spec
     shape = spec.llama
     assert shape is not None

@@ -37,9 +37,8 @@ from common.model.step_memory import peak_step_bytes
 from common.options import parse_cores
 from common.text import tokenizer_json
 from kernels import native_library
-from kernels.gpu.choice import has_triton, is_batch_invariant, set_batch_invariant
+from kernels.gpu.choice import has_fp8, has_triton, is_batch_invariant, set_batch_invariant
 
-_FP8_CAPABILITY = (8, 9)  # the first whose instructions know such numbers
 _GRAPHS = 2  # captured graphs keep what a step needs in memory of their own
 
 log = logging.getLogger(__name__)
@@ -121,9 +120,8 @@ def build_engine(config: ServeConfig) -> EngineParts:
     constraints = ConstraintCompiler(
         lambda: tokenizer_json(path), spec.vocab_size, spec.eos_token_ids
     )
-    is_eager = config.enforce_eager or config.batch_invariant
-    if device.type == "cuda" and has_triton() and not is_eager and isinstance(model, Llama):
-        model = GraphedModel(model, cache.tensor, settings.max_num_seqs)
+    if device.type == "cuda" and has_triton() and isinstance(model, Llama):
+        model = _made_fast(model, cache, settings, config)
     engine = Engine(
         model,
         cache,
@@ -175,12 +173,29 @@ def _room_for_adapters(
     return adapters.num_free * max_adapter_bytes(spec, spec.llama, config.max_lora_rank)
 
 
+def _made_fast(
+    model: Llama, cache: KVCache, settings: EngineSettings, config: ServeConfig
+) -> CausalLM:
+    """On a GPU: with tuned kernels, and CUDA graphs. Batch-invariant kernels have one shape."""
+    from common.model.tuning import tune_kernels  # triton, which not every machine has
+    from kernels.gpu.tuning import Tuner, device_file, launch_seconds
+
+    if config.batch_invariant:
+        return model
+    tuner = Tuner(device_file(), launch_seconds)
+    num_seqs, num_tokens = settings.max_num_seqs, settings.max_num_batched_tokens
+    tune_kernels(model, cache.tensor, num_seqs, num_tokens, tuner)
+    if config.enforce_eager:
+        return model
+    return GraphedModel(model, cache.tensor, num_seqs)
+
+
 def _check_fp8_cache(device: torch.device) -> None:
     if device.type == "cpu":
         log.warning(
             "--kv-cache-dtype fp8 on a CPU: attention runs in plain torch, many times slower"
         )
-    elif torch.cuda.get_device_capability(device) < _FP8_CAPABILITY:
+    elif not has_fp8(device):
         raise ConfigError("--kv-cache-dtype fp8 needs a GPU of compute capability 8.9 or newer")
 
 

@@ -87,6 +87,19 @@ class Llama:
         )
         return Decoder.of(network)
 
+    @property
+    def windows(self) -> set[int | None]:
+        """Of its layers' attention."""
+        return set(self._shape.windows)
+
+    @property
+    def quantized_weights(self) -> list[PackedWeight]:
+        """One of each shape."""
+        first = self._layers[0]
+        weights = [first.qkv, first.output, first.gate_up, first.down, self._head]
+        shapes = {w.data.shape: w for w in weights if w.scales is not None}
+        return list(shapes.values())
+
     def forward(self, inputs: ForwardInputs, cache: Tensor) -> Tensor:
         """Logits [rows, vocab] float32 of `inputs.logits_rows`; of use on rank 0 only.
 

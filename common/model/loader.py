@@ -25,6 +25,7 @@ from common.model.ranks import Ranks
 from common.model.shards import check_shards
 from common.model.spec import DTYPES, ModelSpec
 from common.model.spec_reader import read_spec
+from kernels.gpu.choice import has_fp8
 from kernels.quantize import Quantization
 
 LoadFormat = Literal["auto", "dummy"]
@@ -88,8 +89,8 @@ def load_model(
     ranks:        who else runs it; each loads its own part
     quantization: what weights become as they are loaded; embeddings and KV cache stay in dtype
     """
-    if quantization is not None and device.type != "cpu":
-        raise ConfigError(f"--quantization {quantization} needs --device cpu: not on a GPU so far")
+    if quantization == "fp8":
+        _check_fp8(device)
     spec = with_dtype(read_spec(path, max_model_len), dtype)
     if ranks is not None:
         check_shards(spec, ranks.shard.num_ranks)
@@ -109,6 +110,13 @@ def load_model(
         return Llama(spec, spec.llama, made_up, device, ranks, quantization)
     with Checkpoint(path) as weights:
         return Llama(spec, spec.llama, weights, device, ranks, quantization)
+
+
+def _check_fp8(device: torch.device) -> None:
+    if device.type == "cpu":
+        raise ConfigError("--quantization fp8 needs a GPU; on a CPU there is int8")
+    if not has_fp8(device):
+        raise ConfigError("--quantization fp8 needs a GPU of compute capability 8.9 or newer")
 
 
 def with_dtype(spec: ModelSpec, dtype: str) -> ModelSpec:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kernels.gpu.attention_kernels import combine_kernel, decode_kernel, prefill_kernel
 from kernels.gpu.choice import is_batch_invariant
+from kernels.gpu.tuning import Case, Tuner, bucket, chosen
 
 SPLIT = 256  # keys: spans are multiples of it
 
@@ -30,8 +31,22 @@ class Tile:
 
 PREFILL = Tile(rows=128, keys=64, num_warps=8, num_stages=3)
 DECODE = Tile(rows=16, keys=64, num_warps=4, num_stages=3)
-# One shape for both, so that a token has the same bits from either.
+# One shape for both, so that a token has the same bits from either; it is never tuned.
 INVARIANT = Tile(rows=64, keys=64, num_warps=4, num_stages=3)
+PREFILL_TILES = (
+    PREFILL,
+    Tile(rows=128, keys=128, num_warps=8, num_stages=2),
+    Tile(rows=128, keys=64, num_warps=4, num_stages=3),
+    Tile(rows=64, keys=64, num_warps=4, num_stages=3),
+    Tile(rows=64, keys=128, num_warps=4, num_stages=2),
+)
+DECODE_TILES = (
+    DECODE,
+    Tile(rows=16, keys=32, num_warps=2, num_stages=4),
+    Tile(rows=16, keys=64, num_warps=2, num_stages=4),
+    Tile(rows=16, keys=128, num_warps=4, num_stages=2),
+    Tile(rows=16, keys=128, num_warps=8, num_stages=3),
+)
 
 
 def paged_attention_triton(
@@ -65,10 +80,50 @@ def paged_attention_triton(
         return batch.out
     is_invariant = is_batch_invariant()
     if max_query_len > 1 or len(query) > len(context_lens):
-        _launch_prefill(batch, INVARIANT if is_invariant else PREFILL, is_invariant)
+        tile = INVARIANT if is_invariant else chosen("prefill", batch.case, PREFILL)
+        _launch_prefill(batch, tile, is_invariant)
     if not is_invariant or max_query_len == 1:
-        _launch_decode(batch, INVARIANT if is_invariant else DECODE, max_context_len, is_invariant)
+        tile = INVARIANT if is_invariant else chosen("decode", batch.decode_case, DECODE)
+        _launch_decode(batch, tile, max_context_len, is_invariant)
     return batch.out
+
+
+def tune_attention(
+    tuner: Tuner,
+    query: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    cu_seqlens: Tensor,
+    context_lens: Tensor,
+    window: int | None,
+    max_query_len: int,
+    max_context_len: int,
+) -> None:
+    """Choose the tiles for batches like this one: all decodes, or prefill chunks."""
+    batch = _Batch(
+        query,
+        k_cache,
+        v_cache,
+        block_tables,
+        cu_seqlens,
+        context_lens,
+        torch.empty_like(query),
+        query.shape[2] ** -0.5,
+        window or 0,
+        0.0,
+    )
+    if max_query_len > 1:
+        tuner.tune(
+            "prefill", batch.case, PREFILL_TILES, lambda tile: _launch_prefill(batch, tile, False)
+        )
+    else:
+        tuner.tune(
+            "decode",
+            batch.decode_case,
+            DECODE_TILES,
+            lambda tile: _launch_decode(batch, tile, max_context_len, False),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +143,17 @@ class _Batch:
     def group(self) -> int:
         return self.query.shape[1] // self.k_cache.shape[1]
 
+    @property
+    def case(self) -> Case:
+        """What the best tile depends on."""
+        _, _, block_size, dim = self.k_cache.shape
+        dtypes = f"{self.query.dtype} {self.k_cache.dtype}"
+        return (dtypes, self.group, dim, block_size, int(self.window > 0))
+
+    @property
+    def decode_case(self) -> Case:
+        return (*self.case, self.k_cache.shape[1], bucket(len(self.context_lens)))
+
     def constants(self, tile: Tile) -> dict[str, Any]:
         dim = self.query.shape[2]
         return {
@@ -105,7 +171,7 @@ class _Batch:
         }
 
 
-def _launch_prefill(batch: _Batch, tile: Tile, is_invariant: bool) -> None:
+def _launch_prefill(batch: _Batch, tile: Tile, is_invariant: bool) -> Tensor:
     rows = max(tile.rows, triton.next_power_of_2(batch.group))
     tokens = rows // batch.group
     num_seqs = len(batch.context_lens)
@@ -131,9 +197,10 @@ def _launch_prefill(batch: _Batch, tile: Tile, is_invariant: bool) -> None:
         IS_INVARIANT=is_invariant,
         **batch.constants(tile),
     )
+    return batch.out
 
 
-def _launch_decode(batch: _Batch, tile: Tile, max_context_len: int, is_invariant: bool) -> None:
+def _launch_decode(batch: _Batch, tile: Tile, max_context_len: int, is_invariant: bool) -> Tensor:
     num_seqs, num_heads, kv_heads = (
         len(batch.context_lens),
         batch.query.shape[1],
@@ -181,6 +248,7 @@ def _launch_decode(batch: _Batch, tile: Tile, max_context_len: int, is_invariant
         IS_INVARIANT=is_invariant,
         num_warps=1,
     )
+    return batch.out
 
 
 def _enough_programs(query: Tensor) -> int:

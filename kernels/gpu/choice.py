@@ -9,7 +9,10 @@ import functools
 import importlib.util
 import os
 
+import torch
 from torch import Tensor
+
+_FP8_CAPABILITY = (8, 9)  # the first whose instructions know eight-bit floats
 
 
 class _Mode:
@@ -26,6 +29,10 @@ def has_triton() -> bool:
 
 def triton_serves(*tensors: Tensor) -> bool:
     return all(tensor.is_cuda for tensor in tensors) and has_triton()
+
+
+def has_fp8(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= _FP8_CAPABILITY
 
 
 def set_batch_invariant(wanted: bool) -> None:

@@ -33,7 +33,7 @@ def threads(request):
 
 
 def restored(weight):
-    numbers, scales = quantize(weight)
+    numbers, scales = quantize(weight, "int8")
     return numbers.double() * scales.double()[:, None]
 
 
@@ -123,7 +123,7 @@ def test_quantized_rows_keep_half_a_step_and_zeros_and_what_is_not_finite():
     weight[3] = 0.0
     weight[4096, 7] = torch.inf
     weight[4097, 0] = torch.nan
-    numbers, scales = quantize(weight)
+    numbers, scales = quantize(weight, "int8")
     assert numbers.dtype == torch.int8
     assert not numbers[3].any()
     assert scales[3] == 0.0

@@ -226,7 +226,7 @@ def test_int8_weights_are_those_of_the_checkpoint_rounded(tmp_path: Path):
     assert (logits - plain).abs().max() > 1e-3
 
 
-def test_int8_on_a_gpu_is_refused(tmp_path: Path):
+def test_fp8_on_a_cpu_is_refused(tmp_path: Path):
     path = save(make_model("LlamaForCausalLM", SMALL), tmp_path)
-    with pytest.raises(ConfigError, match="--quantization int8 needs --device cpu"):
-        load_model(path, quantization="int8", device=torch.device("cuda"))
+    with pytest.raises(ConfigError, match="fp8 needs a GPU; on a CPU there is int8"):
+        load_model(path, quantization="fp8", device=CPU)

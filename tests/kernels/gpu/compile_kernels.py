@@ -23,13 +23,26 @@ from kernels.gpu import (
 POINTERS = {
     "tables_ptr": "*i32", "starts_ptr": "*i32", "contexts_ptr": "*i32", "parts_ptr": "*fp32",
     "cos_ptr": "*fp32", "sin_ptr": "*fp32", "positions_ptr": "*i64", "slots_ptr": "*i64",
-    "seeds_ptr": "*i64", "tokens_ptr": "*i64", "bias_ptr": "*fp32", "min_p_ptr": "*fp32",
-    "top_k_ptr": "*i64", "top_p_ptr": "*fp32",
+    "seeds_ptr": "*i64", "tokens_ptr": "*i64", "bias_ptr": "*fp32", "scale_ptr": "*fp32",
+    "min_p_ptr": "*fp32", "top_k_ptr": "*i64", "top_p_ptr": "*fp32",
 }  # fmt: skip
-CACHES = {"k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr", "cache_ptr"}
+SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}  # that one program may have
+NARROW = {"k_ptr", "v_ptr", "k_cache_ptr", "v_cache_ptr", "cache_ptr", "weight_ptr"}
 FP8 = "fp8e4nv"  # from compute capability 8.9 on
 # Strides and sizes that are multiples of 16 in every real model.
-ALIGNED = ("stride_", "q_", "k_", "v_", "out_", "cache_", "x_", "weight_", "num_inputs", "dim")
+ALIGNED = (
+    "stride_",
+    "q_",
+    "k_",
+    "v_",
+    "out_",
+    "cache_",
+    "x_",
+    "weight_",
+    "num_inputs",
+    "part_inputs",
+    "dim",
+)
 FLOATS = {"scale", "softcap", "eps"}
 HEAD = {
     "GROUP": 4, "KEYS": 64, "SPLIT_KEYS": attention.SPLIT, "BLOCK_SIZE": 32, "DIM": 128,
@@ -54,8 +67,8 @@ def cases():
             "bf16",
             {"num_warps": 1},
         )
-    product = {"ROWS": 64, "OUTPUTS": 128, "INPUTS": 64, "GROUP": 8, "PRECISION": "tf32"}
-    yield linear._linear, {**product, "HAS_BIAS": True}, "bf16", {"num_warps": 4, "num_stages": 4}
+    product, options = product_case(linear.INVARIANT)
+    yield linear._linear, {**product, "HAS_SCALES": False, "HAS_BIAS": True}, "bf16", options
     yield norm._rms_norm, {"ADDS": True, "BLOCK": 4096}, "bf16", {"num_warps": 8}
     yield activation._silu_mul, {"BLOCK": 1024}, "bf16", {}
     heads = {"Q_HEADS": 32, "KV_HEADS": 8, "K_HEADS": 8, "HALF": 64, "DIM": 128}
@@ -66,15 +79,26 @@ def cases():
     yield truncation._cut_off, {"BLOCK": 4096}, "fp32", {"num_warps": 8}
 
 
-def eight_bit_cases():
-    """The kernels that read or fill an eight-bit cache: (kernel, constants, options)"""
-    tile = attention.DECODE
-    shape = {**HEAD, "ROWS": tile.rows, "IS_INVARIANT": False}
-    yield attention_kernels.decode_kernel, shape, {"num_stages": tile.num_stages}
-    tile = attention.PREFILL
-    shape = {**HEAD, "ROWS": tile.rows, "TOKENS": tile.rows // 4, "IS_INVARIANT": False}
+def product_case(tile):
+    shape = {"ROWS": tile.rows, "OUTPUTS": tile.outputs, "INPUTS": tile.inputs}
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-    yield attention_kernels.prefill_kernel, shape, options
+    return {**shape, "GROUP": 8, "PRECISION": "tf32"}, options
+
+
+def eight_bit_cases(element):
+    """The kernels that read or fill 8 bits of that kind: (kernel, constants, options)"""
+    for tile in linear.NARROW_TILES[:: 1 if element == "i8" else 4]:
+        product, options = product_case(tile)
+        yield linear._linear, {**product, "HAS_SCALES": True, "HAS_BIAS": True}, options
+    if element == "i8":
+        return
+    for kernel, shape in (
+        (attention_kernels.decode_kernel, attention.DECODE),
+        (attention_kernels.prefill_kernel, attention.PREFILL),
+    ):
+        sizes = {"ROWS": shape.rows, "TOKENS": shape.rows // 4, "IS_INVARIANT": False}
+        options = {"num_warps": shape.num_warps, "num_stages": shape.num_stages}
+        yield kernel, {**HEAD, **sizes}, options
     heads = {"Q_HEADS": 32, "KV_HEADS": 8, "HALF": 64, "DIM": 128}
     yield rope._rope_store, heads, {}
     yield rope._store_kv, heads, {}
@@ -87,7 +111,7 @@ def compiled(kernel, constants, element, options, capability, cache=""):
         if name in constants:
             signature[name] = "constexpr"
         elif name.endswith("_ptr"):
-            narrow = cache if name in CACHES and kernel_has_cache(kernel, name) else ""
+            narrow = cache if name in NARROW and is_narrow(kernel, name) else ""
             signature[name] = POINTERS.get(name, f"*{narrow or element}")
         else:
             signature[name] = "fp32" if name in FLOATS else "i32"
@@ -100,7 +124,7 @@ def compiled(kernel, constants, element, options, capability, cache=""):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
-def kernel_has_cache(kernel, name):
+def is_narrow(kernel, name):
     """In rope.py k_ptr and v_ptr are the new keys and values, not the cache."""
     return "cache" in name or "k_cache_ptr" not in kernel.arg_names
 
@@ -120,10 +144,12 @@ def main():
         size = len(binary.asm["cubin"])
         shared = binary.metadata.shared
         print(f"{kernel.__name__:12} {size:7} bytes, {shared:6} shared {products}".rstrip())
-    if capability >= 89:
-        for kernel, constants, options in eight_bit_cases():
-            size = len(compiled(kernel, constants, "bf16", options, capability, FP8).asm["cubin"])
-            print(f"{kernel.__name__:12} {size:7} bytes, eight-bit cache")
+    for narrow in ("i8", FP8) if capability >= 89 else ("i8",):
+        for kernel, constants, options in eight_bit_cases(narrow):
+            binary = compiled(kernel, constants, "bf16", options, capability, narrow)
+            shared = binary.metadata.shared
+            assert shared <= SHARED_BYTES[capability], f"{kernel.__name__} {constants} {options}"
+            print(f"{kernel.__name__:12} {len(binary.asm['cubin']):7} bytes, {narrow}")
 
 
 if __name__ == "__main__":

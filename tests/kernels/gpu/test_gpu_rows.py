@@ -9,6 +9,7 @@ from kernels.kv_store import FP8, store_kv_torch
 from kernels.linear import linear_torch, pack_torch
 from kernels.noise import gumbel_at_torch, gumbel_torch
 from kernels.norm import rms_norm_torch
+from kernels.quantize import quantize
 from kernels.rope import apply_rope_torch
 
 DTYPES = [torch.float32, torch.float16]
@@ -140,12 +141,30 @@ def test_gpu_cut_off_keeps_what_the_sampler_keeps():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_gpu_batch_invariant_linear(dtype):
-    from kernels.gpu.linear import linear_triton
+    from kernels.gpu.linear import INVARIANT, linear_triton
 
     x, weight, bias = randn(70, 100, dtype=dtype), randn(131, 100, dtype=dtype, seed=1), randn(131)
     for out_dtype in (dtype, torch.float32):
-        out = linear_triton(x, weight, bias, out_dtype)
+        out = linear_triton(x, weight, None, bias, out_dtype, INVARIANT)
         expected = linear_torch(x.float(), pack_torch(weight.float(), bias), torch.float32)
         torch.testing.assert_close(out.float(), expected, rtol=3e-3, atol=2e-2)
         for count in (1, 5, 64):
-            assert torch.equal(linear_triton(x[:count], weight, bias, out_dtype), out[:count])
+            few = linear_triton(x[:count], weight, None, bias, out_dtype, INVARIANT)
+            assert torch.equal(few, out[:count])
+
+
+@pytest.mark.parametrize("quantization", ["int8", "fp8"])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_gpu_quantized_linear(rows, quantization):
+    from kernels.gpu.linear import NARROW_TILES, linear_gpu, linear_triton
+
+    x, bias, weight = randn(rows, 270), randn(70), randn(70, 270, seed=1)
+    numbers, scales = quantize(weight, quantization)
+    stored = numbers.float() * scales[:, None]
+    assert (stored - weight).abs().max() < 0.07 * weight.abs().max()
+    expected = (x.double() @ stored.double().T + bias).float()
+    found = [linear_gpu(x, numbers, scales, bias, torch.float32)]
+    for tile in NARROW_TILES if rows == 40 else ():
+        found.append(linear_triton(x, numbers, scales, bias, torch.float32, tile))
+    for out in found:
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-4)
