@@ -139,6 +139,7 @@ class StandinInstance:
             PrefixHasher(config.kv_fingerprint, 32), 32, config.max_cached_blocks
         )
         self._waiting_tokens = 0
+        self._work = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         self._connections: set[asyncio.StreamWriter] = set()
 
@@ -320,6 +321,7 @@ class StandinInstance:
             self.sequences[request.request_id] = _Sequence(
                 request, peer, message.attempt, index, last, dict(timings)
             )
+            self._work.set()
 
     async def _compute_prompt(self, request: EngineRequest) -> None:
         num_tokens, changes = self.prefixes.run(request)
@@ -371,8 +373,12 @@ class StandinInstance:
     # --- loops -------------------------------------------------------------------------------
 
     async def _step_loop(self) -> None:
-        """One message per proxy and step, as the engine sends them."""
+        """One message per proxy and step, as the engine sends them. Idle, it sleeps: cores are
+        what the router under test waits for."""
         while True:
+            if not self.sequences:
+                self._work.clear()
+                await self._work.wait()
             await asyncio.sleep(self.config.step_s)
             batches: dict[bytes, tuple[list[TokenEvent], list[int]]] = {}
             for request_id, sequence in list(self.sequences.items()):

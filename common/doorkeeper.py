@@ -20,6 +20,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from common.cluster_key import ClusterKey
+from common.inbox import plain_socket
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Doorkeeper:
         self._zap = self._context.socket(zmq.REP)
         self._zap.setsockopt(zmq.LINGER, 0)
         self._zap.bind(_ZAP_ADDRESS)  # before there is anything to ask about
-        self.socket: zmq.asyncio.Socket = self._context.socket(zmq.ROUTER)
+        self.socket = plain_socket(self._context, zmq.ROUTER)
         self.socket.setsockopt(zmq.CURVE_SERVER, 1)
         self.socket.setsockopt(zmq.CURVE_SECRETKEY, key.listener.secret)
         self.socket.setsockopt(zmq.ZAP_DOMAIN, _DOMAIN)
@@ -111,7 +112,7 @@ def zap_reply(frames: list[bytes], allowed: bytes) -> list[bytes]:
     return [_ZAP_VERSION, request_id, *status, b"", b""]
 
 
-def watch_socket(socket: zmq.asyncio.Socket, events: int) -> zmq.asyncio.Socket:
+def watch_socket(socket: zmq.Socket[bytes], events: int) -> zmq.asyncio.Socket:
     """A socket that receives `events` of `socket`, end it with `socket.disable_monitor()`.
 
     Its queue has no limit: at one, libzmq's I/O thread would wait for us, and in `disable_monitor`
@@ -119,7 +120,8 @@ def watch_socket(socket: zmq.asyncio.Socket, events: int) -> zmq.asyncio.Socket:
     """
     address = f"inproc://watch-{socket.FD}"
     socket.monitor(address, events)
-    watcher: zmq.asyncio.Socket = cast(Any, socket.context).socket(zmq.PAIR)
+    context = cast(Any, socket.context)
+    watcher: zmq.asyncio.Socket = context.socket(zmq.PAIR, socket_class=zmq.asyncio.Socket)
     watcher.setsockopt(zmq.RCVHWM, 0)
     watcher.connect(address)
     return watcher

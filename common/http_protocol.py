@@ -18,10 +18,12 @@ import os
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from common.http_writes import HeadWithBody
 
 OVER_S = 1.0  # that a client gets to read a refusal before its socket is closed
 
@@ -106,6 +108,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(400, "too_many_requests", "too many requests without reading an answer")
         self._enter(Phase.BODY, self._limits.body_s)
         super().on_headers_complete()
+        if self.cycle.transport is self.transport:
+            self.cycle.transport = cast(asyncio.Transport, HeadWithBody(self.cycle))
 
     def on_message_complete(self) -> None:
         super().on_message_complete()

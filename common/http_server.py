@@ -138,6 +138,7 @@ async def serve_app(
             access_log=False,
             server_header=False,
             date_header=False,
+            proxy_headers=False,  # nothing here asks who the client is
             timeout_keep_alive=30,
             timeout_graceful_shutdown=2,
             http=cast(Any, partial(GuardedProtocol, limits=limits)),

@@ -1,8 +1,8 @@
 """ZeroMQ endpoints for `common/wire.py` messages: a `Listener` (ROUTER) and `Link`s (DEALER).
 
-Both own one receive task with one boundary around each message: what does not decode, and what a
-handler raises, is counted, logged and survived. Sending never blocks: a peer that does not read
-loses messages beyond the high-water mark, which its heartbeat reveals.
+Both have one boundary around each message: what does not decode, and what a handler raises, is
+counted, logged and survived. Sending never blocks: a peer that does not read loses messages beyond
+the high-water mark, which its heartbeat reveals.
 
 With a `ClusterKey` everything is encrypted and both ends prove that they hold the key (CURVE);
 without one a listener binds to loopback only.
@@ -19,6 +19,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -29,13 +30,13 @@ from common.addresses import bracketed, host_of, is_loopback
 from common.cluster_key import ClusterKey
 from common.doorkeeper import FAILED_HANDSHAKE, LOG_EVERY_S, Doorkeeper, next_event, watch_socket
 from common.errors import ConfigError
+from common.inbox import Inbox, plain_socket
 from common.wire import Decoder, WireError, encode
 
 log = logging.getLogger(__name__)
 
 HIGH_WATER_MARK = 10_000
 LINGER_MS = 200  # that queued messages get to leave when their socket is closed
-BURST = 64  # messages handled before the event loop gets its turn: a flood starves nobody
 
 
 class _Counts(Protocol):
@@ -65,11 +66,10 @@ class Listener:
         """
         check_bind(host_of(bind), key)
         self._decoder = decoder
-        self._pause_s = pause_s
         self._on_message = on_message
         self._doorkeeper = None if key is None else Doorkeeper(key)
-        self._socket: zmq.asyncio.Socket = (
-            zmq.asyncio.Context.instance().socket(zmq.ROUTER)
+        self._socket = (
+            plain_socket(zmq.asyncio.Context.instance(), zmq.ROUTER)
             if self._doorkeeper is None
             else self._doorkeeper.socket
         )
@@ -92,7 +92,7 @@ class Listener:
         )
         self.refused = 0  # messages that did not decode
         self.failed = 0  # messages whose handler raised
-        self._task = asyncio.get_running_loop().create_task(self._receive())
+        self._inbox = Inbox(self._socket, self._on_frames, pause_s)
 
     @property
     def denied(self) -> int:
@@ -101,18 +101,14 @@ class Listener:
 
     def send(self, peer: bytes, message: msgspec.Struct) -> bool:
         """Queue one message; False if the peer has gone or does not read."""
-        return _send(self._socket, [peer, encode(message)])
+        return self._inbox.send((peer, encode(message)))
 
-    async def _receive(self) -> None:
-        while True:
-            for _ in range(BURST):
-                peer, *frames = await self._socket.recv_multipart()
-                deliver = _bound(self._on_message, peer)
-                _dispatch(frames, self._decoder, deliver, self)
-            await asyncio.sleep(self._pause_s)
+    def _on_frames(self, frames: list[bytes]) -> None:
+        peer, *rest = frames
+        _dispatch(rest, self._decoder, partial(self._on_message, peer), self)
 
     async def close(self) -> None:
-        await _end(self._task)
+        self._inbox.close()
         if self._doorkeeper is None:
             self._socket.close(linger=LINGER_MS)
         else:
@@ -139,7 +135,7 @@ class Link:
         self.endpoint = endpoint
         self._decoder = decoder
         self._on_message = on_message
-        self._socket: zmq.asyncio.Socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+        self._socket = plain_socket(zmq.asyncio.Context.instance(), zmq.DEALER)
         _set_limits(self._socket, endpoint, max_bytes)
         self._socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
@@ -160,18 +156,14 @@ class Link:
         self._watcher = loop.create_task(self._watch())
         self.refused = 0
         self.failed = 0
-        self._task = loop.create_task(self._receive())
+        self._inbox = Inbox(self._socket, self._on_frames)
 
     def send(self, message: msgspec.Struct) -> bool:
         """Queue one message; False if nothing can be queued (the peer does not read)."""
-        return _send(self._socket, [encode(message)])
+        return self._inbox.send((encode(message),))
 
-    async def _receive(self) -> None:
-        while True:
-            for _ in range(BURST):
-                frames = await self._socket.recv_multipart()
-                _dispatch(frames, self._decoder, self._on_message, self)
-            await asyncio.sleep(0)
+    def _on_frames(self, frames: list[bytes]) -> None:
+        _dispatch(frames, self._decoder, self._on_message, self)
 
     async def _watch(self) -> None:
         while True:
@@ -194,7 +186,7 @@ class Link:
         self._socket.disable_monitor()
         await _end(self._watcher)
         self._monitor.close(linger=0)
-        await _end(self._task)
+        self._inbox.close()
         self._socket.close(linger=linger_ms)
 
 
@@ -205,10 +197,6 @@ def check_bind(host: str, key: ClusterKey | None) -> None:
             f"links between processes at {host or '*'} would be open to the network: set "
             "XPYD_CLUSTER_KEY or --cluster-key-file (docs/security.md), or stay at 127.0.0.1"
         )
-
-
-def _bound(handler: Callable[[bytes, Any], None], peer: bytes) -> Callable[[Any], None]:
-    return lambda message: handler(peer, message)
 
 
 def _dispatch(
@@ -230,19 +218,13 @@ def _dispatch(
         log.exception("handler of %s failed", type(message).__name__)
 
 
-def _set_limits(socket: zmq.asyncio.Socket, endpoint: str, max_bytes: int) -> None:
+def _set_limits(socket: zmq.Socket[bytes], endpoint: str, max_bytes: int) -> None:
     socket.setsockopt(zmq.IPV6, "[" in endpoint)
     socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
     socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
     socket.setsockopt(zmq.LINGER, LINGER_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-
-
-def _send(socket: zmq.asyncio.Socket, frames: list[bytes]) -> bool:
-    # With DONTWAIT the future is done at once, and zmq.asyncio re-arms the edge-triggered receiver.
-    sent = cast("asyncio.Future[Any]", socket.send_multipart(frames, flags=zmq.DONTWAIT))
-    return sent.exception() is None
 
 
 async def _end(task: asyncio.Task[None]) -> None:

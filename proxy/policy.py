@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from common.fingerprint import incompatible_fields
 from common.wire import Role
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceView:
+class InstanceView(msgspec.Struct, frozen=True):
     """An instance as a policy sees it: its last Load, corrected by what we sent it since."""
 
     instance_id: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -47,6 +48,7 @@ from proxy.texts import Texts
 log = logging.getLogger(__name__)
 
 WARM_UP_S = 5.0  # that a worker waits for instances before it listens
+YOUNG_OBJECTS = 10_000  # that the collector lets come together
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ async def serve(settings: ProxySettings) -> int:
         log.info("registry at %s", fleet.links.registry.endpoint)
     try:
         app = build_app(settings, fleet)
+        _spare_the_collector()
         await serve_app(
             app,
             listener,
@@ -169,6 +172,14 @@ def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
     if settings.place is not None:  # innermost: behind the gate
         app.user_middleware.append(Middleware(Siblings, place=settings.place))
     return app
+
+
+def _spare_the_collector() -> None:
+    """What is there before the first request stays: nobody needs to look through it again. And a
+    request makes hundreds of objects but no cycles, so it is enough to look now and then."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
 def _controller(settings: ProxySettings, fleet: Fleet, observed: RequestMetrics) -> Controller:

@@ -27,6 +27,7 @@ from common.api.anthropic.protocol import CountTokensRequest, MessagesRequest
 from common.api.chat import create_chat_completion
 from common.api.completions import create_completion
 from common.api.context import info_of
+from common.api.direct import Direct
 from common.api.errors import error_response, http_error
 from common.api.external_router import HandOvers, routed
 from common.api.gate import Gate
@@ -51,6 +52,7 @@ __all__ = ["ApiSettings", "create_app"]
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 ServiceEndpoint = Callable[[Service, Request], Awaitable[Response]]
+Posts = dict[str, Endpoint]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 
 
@@ -80,6 +82,8 @@ def create_app(
         redirect_slashes=False,
         exception_handlers={HTTPException: _on_http_exception},
     )
+    posts = _add_generation(app, service, hand_overs) | {"/v1/responses": responses.create}
+    app.add_middleware(Direct, posts=posts)
     app.add_middleware(Gate, settings=settings, on_refusal=observed.rejected, answer=_as_error)
     if settings.allowed_origins:
         app.add_middleware(
@@ -89,7 +93,6 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", *RATE_HEADERS],
         )
-    _add_generation(app, service, hand_overs)
     _add_responses(app, responses)
     _add_models(app, service)
     _add_operations(app, service, metrics)
@@ -115,24 +118,31 @@ def _as_error(error: XpydError, path: str) -> Response:
     return messages_error(error) if is_messages_path(path) else error_response(error)
 
 
-def _add_generation(app: FastAPI, service: Service, hand_overs: HandOvers | None) -> None:
+def _add_generation(app: FastAPI, service: Service, hand_overs: HandOvers | None) -> Posts:
+    """The endpoints that may also be answered directly."""
     running = Running()
     chat, completion = protocol.ChatRequest, protocol.CompletionRequest
     routed_chat = routed(create_chat_completion, hand_overs)
     routed_completion = routed(create_completion, hand_overs)
-    _post(app, "/v1/chat/completions", _counted(routed_chat), service, chat)
-    _post(app, "/v1/completions", _counted(routed_completion), service, completion)
-    _post(app, "/invocations", _counted(invoke), service, chat, completion)
-    _post(app, "/v1/messages", _counted(create_message), service, MessagesRequest)
+    generating = routed(partial(generate, running), hand_overs)
+    posts: Posts = {}
+    for path, endpoint, bodies in (
+        ("/v1/chat/completions", routed_chat, [chat]),
+        ("/v1/completions", routed_completion, [completion]),
+        ("/invocations", invoke, [chat, completion]),
+        ("/v1/messages", create_message, [MessagesRequest]),
+        ("/inference/v1/generate", generating, [protocol.GenerateRequest]),
+    ):
+        posts[path] = partial(_counted(endpoint), service)
+        _route(app, "POST", path, posts[path], *bodies)
     _post(app, "/v1/messages/count_tokens", count_tokens, service, CountTokensRequest)
     _post(app, "/tokenize", tokenize, service, protocol.TokenizePrompt, protocol.TokenizeChat)
     _post(app, "/detokenize", detokenize, service, protocol.DetokenizeRequest)
     if service.settings.show_tokenizer:
         _route(app, "GET", "/tokenizer_info", partial(tokenizer_info, service))
-    path, generating = "/inference/v1/generate", routed(partial(generate, running), hand_overs)
-    _post(app, path, _counted(generating), service, protocol.GenerateRequest)
     aborting = partial(abort_requests, service, running)
     _route(app, "POST", "/inference/v1/abort_requests", aborting, protocol.AbortRequest)
+    return posts
 
 
 def _add_responses(app: FastAPI, responses: Responses) -> None:

@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Receive
 
 from common.api.context import info_of
-from common.api.disconnect import ClientGone
+from common.api.disconnect import ClientGone, Interruption
 from common.api.errors import HttpError
 from common.api.settings import ApiSettings
 from common.errors import BadRequest, PayloadTooLarge
@@ -25,14 +26,13 @@ async def read_object(request: Request, settings: ApiSettings) -> dict[str, Any]
     if (known := info_of(request).body) is not None:
         return known
     _check_headers(request, settings.max_body_bytes)
+    interruption = Interruption()
+    late = HttpError(408, "request_timeout", "the body did not arrive in time")
+    timer = asyncio.get_running_loop().call_later(settings.body_timeout_s, interruption.end, late)
     try:
-        data = await asyncio.wait_for(
-            _read(request, settings.max_body_bytes), settings.body_timeout_s
-        )
-    except asyncio.TimeoutError:
-        raise HttpError(408, "request_timeout", "the body did not arrive in time") from None
-    except ClientDisconnect:
-        raise ClientGone from None
+        data = await interruption.run(_read(request.receive, settings.max_body_bytes))
+    finally:
+        timer.cancel()
     info = info_of(request)
     info.body_bytes = len(data)
     info.body = parse_object(data)
@@ -66,13 +66,17 @@ def _check_headers(request: Request, max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-async def _read(request: Request, max_bytes: int) -> bytearray:
+async def _read(receive: Receive, max_bytes: int) -> bytearray:
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        data += message.get("body", b"")
         if len(data) > max_bytes:
             raise _too_large(max_bytes)
-    return data
+        if not message.get("more_body", False):
+            return data
 
 
 def _too_large(max_bytes: int) -> PayloadTooLarge:

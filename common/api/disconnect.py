@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.types import Receive
@@ -15,22 +17,63 @@ class ClientGone(Exception):
     """The client hung up, or stopped reading. There is nobody left to answer."""
 
 
+class Interruption:
+    """Runs one piece of work in the task of its caller; `end` cancels it from outside. A task of
+    its own would cost every request two turns of the event loop."""
+
+    def __init__(self) -> None:
+        self._error: Exception | None = None
+        self._task: asyncio.Task[Any] | None = None  # while the work runs
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, or what `end` was told, once `work` has cleaned up."""
+        if self._error is not None:
+            work.close()
+            raise self._error
+        self._task = task = asyncio.current_task()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if self._error is None:
+                raise
+            if sys.version_info >= (3, 11) and task is not None and task.uncancel():
+                raise  # somebody else cancels the caller as well
+            raise self._error from None
+        finally:
+            self._task = None
+
+    def end(self, error: Exception) -> None:
+        """Without effect on work that is over."""
+        if self._error is not None:
+            return
+        self._error = error
+        if self._task is not None:
+            self._task.cancel()
+
+
 async def until_disconnect(
-    receive: Receive, work: Coroutine[Any, Any, T], *watches: Coroutine[Any, Any, Exception]
+    receive: Receive,
+    work: Coroutine[Any, Any, T],
+    *watches: Coroutine[Any, Any, Exception],
+    interruption: Interruption | None = None,
 ) -> T:
     """The result of `work`. Cancels it, and waits for it to end, as soon as the client hangs up
-    (ClientGone) or one of the `watches` returns an exception (which is raised)."""
-    task = asyncio.ensure_future(work)
+    (ClientGone) or one of the `watches` returns an exception (which is raised). `interruption`: of
+    a caller who has more reasons."""
+    interrupted = interruption or Interruption()
     watching = [asyncio.ensure_future(watch) for watch in (_hang_up(receive), *watches)]
+    for each in watching:
+        each.add_done_callback(partial(_tell, interrupted))
     try:
-        await asyncio.wait({task, *watching}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise next(watch.result() for watch in watching if watch.done())
+        return await interrupted.run(work)
     finally:
-        for each in (task, *watching):
+        for each in watching:
             each.cancel()
-        await asyncio.gather(task, *watching, return_exceptions=True)
+
+
+def _tell(interrupted: Interruption, watch: asyncio.Future[Exception]) -> None:
+    if not watch.cancelled():
+        interrupted.end(watch.exception() or watch.result())  # type: ignore[arg-type]
 
 
 async def _hang_up(receive: Receive) -> Exception:

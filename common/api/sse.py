@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.api.context import info_of
-from common.api.disconnect import ClientGone, until_disconnect
+from common.api.disconnect import ClientGone, Interruption, until_disconnect
 from common.api.errors import error_body
 from common.api.protocol import StreamOptions
 from common.errors import XpydError
@@ -105,13 +105,18 @@ class EventStream(Response):
         self._request_id = info_of(request).request_id
         self._stalled_reader_s = stalled_reader_s
         self._sending_since: float | None = None  # monotonic
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        interruption = Interruption()
+        self._watch_reader(interruption)
         try:
             await until_disconnect(
-                receive, self._send_all(send), self._watch_reader(), *self._watches
+                receive, self._send_all(send), *self._watches, interruption=interruption
             )
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             await self._events.aclose()
 
     async def _send_all(self, send: Send) -> None:
@@ -127,19 +132,19 @@ class EventStream(Response):
             log.exception("stream failed request_id=%s", self._request_id)
             failure = XpydError("the server failed to continue this answer; it has been logged")
             await self._send(send, b"data: " + error_body(failure) + b"\n\n")
-        if self._done:
-            await self._send(send, self._done)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send(send, self._done, is_last=True)
 
-    async def _send(self, send: Send, data: bytes) -> None:
+    async def _send(self, send: Send, data: bytes, *, is_last: bool = False) -> None:
         """Waits while the client does not read."""
         self._sending_since = time.monotonic()
-        await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": data, "more_body": not is_last})
         self._sending_since = None
 
-    async def _watch_reader(self) -> Exception:
-        while True:
-            await asyncio.sleep(self._stalled_reader_s / 4)
-            since = self._sending_since
-            if since is not None and time.monotonic() - since > self._stalled_reader_s:
-                return ClientGone()
+    def _watch_reader(self, interruption: Interruption) -> None:
+        """Now and every so often: has one event waited too long to leave?"""
+        since = self._sending_since
+        if since is not None and time.monotonic() - since > self._stalled_reader_s:
+            interruption.end(ClientGone())
+            return
+        loop, pause_s = asyncio.get_running_loop(), self._stalled_reader_s / 4
+        self._timer = loop.call_later(pause_s, self._watch_reader, interruption)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as changed
 
 from common.admission.admission import Want
 from proxy.policy import InstanceView, Snapshot
@@ -13,8 +14,8 @@ from proxy.room import backlog, has_room
 
 WANT = Want(num_tokens=100, max_backlog=1000, num_running=5)
 P = InstanceView("p0", "prefill", "m", "f", "shm", 4096, 32, False, 0, 1, 100, 100, 1, 4)
-D = replace(P, instance_id="d0", role="decode")
-BOTH = replace(P, instance_id="b0", role="both")
+D = changed(P, instance_id="d0", role="decode")
+BOTH = changed(P, instance_id="b0", role="both")
 
 
 def room(*instances, want=WANT, **how):
@@ -30,20 +31,20 @@ def test_an_idle_fleet_has_room_and_none_at_all_tells_why_later():
     "full", [{"queued_tokens": 1000}, {"queued_tokens": 5000}, {"free_blocks": 3}]
 )
 def test_prompts_wait_for_those_before_them_and_for_blocks(full):
-    assert not room(replace(P, **full), D)
-    assert room(replace(P, **full), replace(P, instance_id="p1"), D)
-    assert not room(replace(BOTH, **full))
+    assert not room(changed(P, **full), D)
+    assert room(changed(P, **full), changed(P, instance_id="p1"), D)
+    assert not room(changed(BOTH, **full))
 
 
 def test_decoding_needs_a_seat():
-    taken = replace(D, num_requests=6)  # four run at once, and two wait for them
-    assert room(P, replace(D, num_requests=5))
+    taken = changed(D, num_requests=6)  # four run at once, and two wait for them
+    assert room(P, changed(D, num_requests=5))
     assert not room(P, taken)
-    assert room(P, taken, replace(D, instance_id="d1"))
-    assert room(replace(P, num_requests=50), D)  # where prompts are computed, tokens count
-    assert not room(replace(BOTH, num_requests=6))
-    assert not room(replace(P, num_requests=6))  # alone, it does both
-    unknown = replace(D, max_num_seqs=0, num_requests=200)
+    assert room(P, taken, changed(D, instance_id="d1"))
+    assert room(changed(P, num_requests=50), D)  # where prompts are computed, tokens count
+    assert not room(changed(BOTH, num_requests=6))
+    assert not room(changed(P, num_requests=6))  # alone, it does both
+    unknown = changed(D, max_num_seqs=0, num_requests=200)
     assert room(P, unknown)
 
 
@@ -60,16 +61,16 @@ def test_where_prompts_are_decoded_our_own_count_of_them_matters():
     """Reports are half a second old, and the fleet's books count prompts at prefill instances."""
     begun = replace(WANT, num_begun=1000)
     assert not room(BOTH, want=begun) and not room(D, want=begun)
-    assert room(BOTH, replace(BOTH, instance_id="b1"), want=begun)
+    assert room(BOTH, changed(BOTH, instance_id="b1"), want=begun)
     assert room(P, D, want=begun)
     assert not room(P, D, want=begun, whole=True)
-    assert not room(P, replace(D, queued_tokens=1000), whole=True)
-    assert room(replace(P, queued_tokens=5000), D, whole=True)
+    assert not room(P, changed(D, queued_tokens=1000), whole=True)
+    assert room(changed(P, queued_tokens=5000), D, whole=True)
 
 
 def test_what_runs_nothing_of_ours_is_never_full():
     full: Any = {"num_ours": 0, "num_requests": 500, "queued_tokens": 10**6, "free_blocks": 0}
-    assert room(replace(P, **full), replace(D, **full))
+    assert room(changed(P, **full), changed(D, **full))
 
 
 def test_a_waiting_prompt_goes_at_once_where_nothing_is_before_it():
@@ -77,14 +78,14 @@ def test_a_waiting_prompt_goes_at_once_where_nothing_is_before_it():
 
 
 def test_others_and_suspects_do_not_count():
-    idle_suspect = replace(D, instance_id="d1", is_suspect=True)
-    other = replace(D, instance_id="d2", model="other")
-    assert not room(P, replace(D, num_requests=6), idle_suspect, other)
+    idle_suspect = changed(D, instance_id="d1", is_suspect=True)
+    other = changed(D, instance_id="d2", model="other")
+    assert not room(P, changed(D, num_requests=6), idle_suspect, other)
     assert room(P, idle_suspect)
 
 
 def test_the_backlog_is_the_shortest():
-    ps = [replace(P, instance_id=f"p{n}", queued_tokens=n) for n in (700, 300)]
+    ps = [changed(P, instance_id=f"p{n}", queued_tokens=n) for n in (700, 300)]
     assert backlog(Snapshot("m", (*ps, D))) == 300
-    assert backlog(Snapshot("m", (replace(BOTH, queued_tokens=5),))) == 5
+    assert backlog(Snapshot("m", (changed(BOTH, queued_tokens=5),))) == 5
     assert backlog(Snapshot("m", ())) == 0
