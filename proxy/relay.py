@@ -17,6 +17,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from common.admission.admission import Admission, AdmissionLimits, Want
+from common.admission.tally import Tally
 from common.cluster_key import ClusterKey
 from common.engine_client import ModelCard
 from common.errors import BadRequest, Overloaded, Unavailable, XpydError, from_wire
@@ -75,6 +76,7 @@ class Fleet:
         decode_policy: str = "least_loaded",
         disaggregation: Disaggregation | None = None,
         key: ClusterKey | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self.proxy_id = f"proxy-{uuid.uuid4().hex}"
         self.membership = membership or Membership()
@@ -97,7 +99,7 @@ class Fleet:
         self.roles = RoleSwitches(self.links.send)
         self.adapters = FleetAdapters(self._serving, self.links.send)
         self._limits = limits
-        self.admission = Admission(self, admission)
+        self.admission = Admission(self, admission, tally)
         self._prefill_policy: Policy = POLICIES[prefill_policy][0]
         self._decode_policy: Policy = POLICIES[decode_policy][1]
         self.disaggregation = disaggregation or Disaggregation()

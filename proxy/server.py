@@ -23,6 +23,7 @@ from starlette.middleware import Middleware
 
 from common.addresses import tcp_endpoint
 from common.admission.admission import AdmissionLimits
+from common.admission.ledger import Ledger
 from common.api.adapters import PATHS as ADAPTER_PATHS
 from common.api.adapters import add_adapter_doors
 from common.api.app import create_app
@@ -41,7 +42,7 @@ from proxy.disaggregation import Disaggregation
 from proxy.membership import Membership, Timing
 from proxy.policies import POLICIES
 from proxy.relay import Fleet
-from proxy.siblings import Place, Siblings
+from proxy.siblings import Place, Siblings, ledger_in
 from proxy.status import register_metrics
 from proxy.texts import Texts
 
@@ -99,7 +100,11 @@ async def serve(settings: ProxySettings) -> int:
         listener = bind(settings.host, settings.port, is_shared=is_shared, listen=not is_shared)
     except ConfigError as error:
         return _cannot_start(error.message)
-    fleet = build_fleet(settings)
+    place = settings.place
+    ledger = None
+    if place is not None:
+        ledger = Ledger(ledger_in(place.directory), place.number, place.count)
+    fleet = build_fleet(settings, ledger)
     try:
         fleet.start(_registry_endpoint(settings), settings.followed_registry)
     except zmq.ZMQError as error:
@@ -111,7 +116,7 @@ async def serve(settings: ProxySettings) -> int:
     if fleet.links.registry is not None:
         log.info("registry at %s", fleet.links.registry.endpoint)
     try:
-        app = build_app(settings, fleet)
+        app = build_app(settings, fleet, ledger)
         _spare_the_collector()
         await serve_app(
             app,
@@ -126,7 +131,7 @@ async def serve(settings: ProxySettings) -> int:
     return 0
 
 
-def build_fleet(settings: ProxySettings) -> Fleet:
+def build_fleet(settings: ProxySettings, ledger: Ledger | None = None) -> Fleet:
     membership = Membership(timing=settings.timing)
     for address in dict.fromkeys((*settings.prefill, *settings.decode)):
         membership.watch(address, "static")
@@ -138,11 +143,13 @@ def build_fleet(settings: ProxySettings) -> Fleet:
         decode_policy=settings.decode_policy,
         disaggregation=settings.disaggregation,
         key=settings.cluster_key,
+        tally=ledger,
     )
 
 
-def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
-    """The HTTP side of a fleet that the caller starts and closes."""
+def build_app(settings: ProxySettings, fleet: Fleet, ledger: Ledger | None = None) -> FastAPI:
+    """The HTTP side of a fleet that the caller starts and closes. `ledger`: that all workers of
+    the port keep."""
     texts = Texts(fleet, settings.tokenizer)
     fleet.can_read = texts.is_loaded
     work = [texts.keep_loaded]
@@ -164,13 +171,15 @@ def build_app(settings: ProxySettings, fleet: Fleet) -> FastAPI:
         controller = _controller(settings, fleet, observed)
         fleet.advice = controller.describe
         work.append(controller.run)
-    app = create_app(fleet, texts, metrics, api, lifespan, fleet.admission, observed)
+    app = create_app(
+        fleet, texts, metrics, api, lifespan, fleet.admission, observed, buckets=ledger
+    )
     register_metrics(metrics, fleet)
     add_pages(app, fleet, settings.api, observed.recent)
     add_admin(app, fleet, api, settings.admin_key)
     add_adapter_doors(app, api, keys=(settings.admin_key,), door=fleet.adapters)
-    if settings.place is not None:  # innermost: behind the gate
-        app.user_middleware.append(Middleware(Siblings, place=settings.place))
+    if settings.place is not None:  # behind the gate, before whatever answers
+        app.user_middleware.insert(-1, Middleware(Siblings, place=settings.place))
     return app
 
 

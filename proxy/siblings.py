@@ -52,6 +52,11 @@ class Place:
         return [number for number in range(self.count) if number != self.number]
 
 
+def ledger_in(directory: Path) -> Path:
+    """What all workers count together."""
+    return directory / "ledger"
+
+
 class Siblings:
     """ASGI middleware."""
 

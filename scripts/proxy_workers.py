@@ -24,11 +24,12 @@ from pathlib import Path
 import zmq
 
 from common.addresses import tcp_endpoint
+from common.admission.ledger import Ledger
 from common.errors import ConfigError
 from common.http_server import bind, url_of
 from proxy.registry import Registry
 from proxy.server import ProxySettings
-from proxy.siblings import Place
+from proxy.siblings import Place, ledger_in
 from scripts.proxy_command import describe_worker
 from scripts.restarts import Restarts
 from scripts.supervise import spawn
@@ -42,6 +43,7 @@ WRONG_SETTINGS = 2  # the exit status for which starting again is no use
 
 @dataclass(slots=True)
 class _Worker:
+    number: int
     name: str
     environment: dict[str, str]
     process: subprocess.Popen[bytes]
@@ -83,11 +85,13 @@ class _Parent:
         self._take_signals()
         try:
             with tempfile.TemporaryDirectory(prefix="xpyd-proxy-") as directory:
+                ledger = Ledger(ledger_in(Path(directory)), 0, self._count)
                 self._start(Path(directory), reserved.getsockname()[1], registry.endpoint)
                 try:
-                    return await self._watch()
+                    return await self._watch(ledger)
                 finally:
                     await self._end()
+                    ledger.close()
         finally:
             await registry.close()
             reserved.close()
@@ -98,9 +102,9 @@ class _Parent:
             place = Place(number, self._count, directory)
             environment = {"XPYD_PROXY_WORKER": describe_worker(place, port, followed)}
             process = spawn(self._argv, environment)
-            self._workers.append(_Worker(f"worker {number}", environment, process))
+            self._workers.append(_Worker(number, f"worker {number}", environment, process))
 
-    async def _watch(self) -> int:
+    async def _watch(self, ledger: Ledger) -> int:
         """Until a signal (0), or until no worker is left that could be started again (1)."""
         while not self._stop.is_set():
             now = time.monotonic()
@@ -110,7 +114,7 @@ class _Parent:
                     continue
                 if status == WRONG_SETTINGS:
                     return WRONG_SETTINGS  # it has said why
-                self._look(worker, status, now)
+                self._look(worker, status, now, ledger)
             if all(self._restarts.is_hopeless(worker.name) for worker in self._workers):
                 return _cannot_start("all workers die again and again; see the log above")
             try:
@@ -119,10 +123,11 @@ class _Parent:
                 continue
         return 0
 
-    def _look(self, worker: _Worker, status: int, now: float) -> None:
+    def _look(self, worker: _Worker, status: int, now: float, ledger: Ledger) -> None:
         """At one that has ended: say so once, start it again when it is time."""
         if not worker.is_reported:
             worker.is_reported = True
+            ledger.clear(worker.number)
             lived_s = now - worker.started_at
             delay_s = self._restarts.ended(worker.name, is_clean=False, lived_s=lived_s, now=now)
             then = "is left alone" if delay_s is None else f"starts again in {delay_s:.0f} s"

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from common.admission.fair_queue import FairQueue, Waiting
 from common.admission.forecast import PromptTime, QueueFlow, excess_s, forecast
+from common.admission.tally import OwnTally, Tally
 from common.errors import Overloaded, QueueTimeout, TtftTooLong, Unavailable, XpydError
 
 TICK_S = 0.05  # while somebody waits: loads are reported, waits end
@@ -167,7 +168,14 @@ def _ignore(outcome: str, wait_s: float) -> None:
 class Admission:
     """One per app, used in its event loop only."""
 
-    def __init__(self, capacity: Capacity, limits: AdmissionLimits | None = None) -> None:
+    def __init__(
+        self,
+        capacity: Capacity,
+        limits: AdmissionLimits | None = None,
+        tally: Tally | None = None,
+    ) -> None:
+        """`tally`: of who waits, where others keep the same bound."""
+        self._tally = tally or OwnTally()
         self.limits = limits or AdmissionLimits()
         self.observe: Callable[[str, float], None] = _ignore  # an outcome and how long it waited
         self.num_running = 0
@@ -243,16 +251,22 @@ class Admission:
     # --- inside ----------------------------------------------------------------------------------
 
     def _check(self, asks: Sequence[Ask]) -> None:
+        """Counted among those who wait, or refused."""
         if self._closed:
             raise Unavailable(self._closed)
-        waiting, first = len(self._waiting), asks[0]
-        if waiting and waiting + len(asks) > self.limits.max_waiting:
+        waiting = self._tally.add(len(asks), self.limits.max_waiting)
+        if waiting is not None:
             rate = self._flow.rate
             wait_s = self._queue.num_tokens / rate if rate else 0.0
             raise _later(Overloaded(f"{waiting} requests are waiting; try again later"), wait_s)
-        slo_s = self.limits.slo_ttft_s
-        if slo_s is None:
-            return
+        if (slo_s := self.limits.slo_ttft_s) is not None:
+            try:
+                self._check_forecast(asks[0], slo_s)
+            except TtftTooLong:
+                self._tally.less(len(asks))
+                raise
+
+    def _check_forecast(self, first: Ask, slo_s: float) -> None:
         before = self._queue.tokens_before(first.tenant, first.priority, first.weight)
         backlog = self._capacity.backlog()
         expected = forecast(self._prompts, self._flow, first.num_tokens, before, backlog)
@@ -296,6 +310,7 @@ class Admission:
         if self._is_held_up:
             self._flow.left(head.cost, now)
         place = self._waiting.pop(self._queue.pop(head.ticket).ticket)
+        self._tally.less(1)
         self._is_held_up = self._is_held_up and bool(self._waiting)
         self._called = place
         place.call(now, self._capacity.backlog())
@@ -312,6 +327,7 @@ class Admission:
         """It waits no more. False: it did not."""
         if self._waiting.pop(place.ticket, None) is None:
             return False
+        self._tally.less(1)
         self._queue.remove(place.ticket)
         self._is_held_up = self._is_held_up and bool(self._waiting)
         return True

@@ -9,8 +9,9 @@ bucket passes when the bucket is full, so nobody is refused for ever.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 MINUTE_S = 60.0
 
@@ -51,26 +52,62 @@ class Bucket:
         self.at = max(self.at, now)
 
 
-@dataclass(slots=True)
+Change = Callable[[Bucket], float]
+
+
+class Buckets(Protocol):
+    """Where the buckets are."""
+
+    def change(self, tenant: str, unit: Unit, limit: int, now: float, by: Change) -> float:
+        """Fill one (a full one if there was none), let `by` change it, give what `by` gives.
+        Nobody else comes in between."""
+        ...
+
+
+class OwnBuckets:
+    """In this process alone."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[str, Unit], Bucket] = {}
+
+    def change(self, tenant: str, unit: Unit, limit: int, now: float, by: Change) -> float:
+        bucket = self._buckets.setdefault((tenant, unit), Bucket(float(limit), now))
+        bucket.fill(limit, now)
+        return by(bucket)
+
+
 class RateLimits:
     """One bucket per tenant and unit, made when first needed."""
 
-    _buckets: dict[tuple[str, Unit], Bucket] = field(default_factory=dict)
+    def __init__(self, buckets: Buckets | None = None) -> None:
+        self._buckets = buckets or OwnBuckets()
 
-    def wait_s(self, tenant: str, rates: Rates, unit: Unit, amount: int, now: float) -> float:
-        """Seconds until `amount` could be taken; 0: now."""
+    def take_if_enough(
+        self, tenant: str, rates: Rates, unit: Unit, amount: int, now: float
+    ) -> float:
+        """0: taken. Else nothing is, and the seconds until it could be."""
         limit = rates.of(unit)
         if limit is None:
             return 0.0
-        bucket = self._bucket(tenant, unit, limit, now)
-        missing = min(amount, limit) - bucket.level
-        return max(0.0, missing * MINUTE_S / limit)
+
+        def take(bucket: Bucket) -> float:
+            missing = min(amount, limit) - bucket.level
+            if missing > 0.0:
+                return missing * MINUTE_S / limit
+            bucket.level -= amount
+            return 0.0
+
+        return self._buckets.change(tenant, unit, limit, now, take)
 
     def take(self, tenant: str, rates: Rates, unit: Unit, amount: int, now: float) -> None:
-        """Whether there is enough or not: ask `wait_s` before."""
-        limit = rates.of(unit)
-        if limit is not None:
-            self._bucket(tenant, unit, limit, now).level -= amount
+        """Whether there is enough or not; less than nothing is given back."""
+
+        def spend(bucket: Bucket) -> float:
+            bucket.level -= amount
+            return 0.0
+
+        if (limit := rates.of(unit)) is not None:
+            self._buckets.change(tenant, unit, limit, now, spend)
 
     def read(self, tenant: str, rates: Rates, now: float) -> list[Reading]:
         """Of what is limited at all."""
@@ -78,12 +115,7 @@ class RateLimits:
         for unit in UNITS:
             limit = rates.of(unit)
             if limit is not None:
-                level = self._bucket(tenant, unit, limit, now).level
+                level = self._buckets.change(tenant, unit, limit, now, lambda b: b.level)
                 full_in_s = (limit - level) * MINUTE_S / limit
                 found.append(Reading(unit, limit, max(0, int(level)), full_in_s))
         return found
-
-    def _bucket(self, tenant: str, unit: Unit, limit: int, now: float) -> Bucket:
-        bucket = self._buckets.setdefault((tenant, unit), Bucket(float(limit), now))
-        bucket.fill(limit, now)
-        return bucket

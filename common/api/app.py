@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.admission.admission import Admission, Unlimited
+from common.admission.rate_limit import Buckets
 from common.admission.watch import watch_admission
 from common.api import protocol
 from common.api.anthropic.endpoints import count_tokens, create_message
@@ -65,14 +66,16 @@ def create_app(
     admission: Admission | None = None,
     observed: RequestMetrics | None = None,
     hand_overs: HandOvers | None = None,
+    buckets: Buckets | None = None,
 ) -> FastAPI:
     """`texts`: the text side of a served model, by the name on its card. `admission`: who may come
     in and when; by default everybody, at once. `observed`: made of `metrics`, by a caller who
-    reads it, too. `hand_overs`: for routers of others; None refuses what they send."""
+    reads it, too. `hand_overs`: for routers of others; None refuses what they send. `buckets`: of
+    rates, where other processes keep the same."""
     observed = observed or RequestMetrics(metrics)
     admission = admission or Admission(Unlimited())
     watch_admission(metrics, admission)
-    limiter = Limiter(settings.ring.terms_of, settings.rates)
+    limiter = Limiter(settings.ring.terms_of, settings.rates, buckets=buckets)
     service = Service(client, texts, observed, settings, admission, limiter)
     responses = Responses(service)
     app = FastAPI(
@@ -83,7 +86,7 @@ def create_app(
         exception_handlers={HTTPException: _on_http_exception},
     )
     posts = _add_generation(app, service, hand_overs) | {"/v1/responses": responses.create}
-    app.add_middleware(Direct, posts=posts)
+    app.add_middleware(Direct, posts=posts)  # the innermost
     app.add_middleware(Gate, settings=settings, on_refusal=observed.rejected, answer=_as_error)
     if settings.allowed_origins:
         app.add_middleware(

@@ -23,7 +23,7 @@ from common.api.repetition import RepetitionWatch
 from common.api.sampling import Limits, fit, sampling_params, with_seed
 from common.api.settings import ApiSettings
 from common.engine_client import EngineClient, ModelCard
-from common.errors import BadRequest, DeadlineExceeded, ModelNotFound, Unavailable
+from common.errors import BadRequest, DeadlineExceeded, ModelNotFound, Unavailable, XpydError
 from common.request import Constraint, EngineRequest, SamplingParams, TokenLogprob
 from common.text import TextModel
 from common.waterfall import in_milliseconds
@@ -184,18 +184,20 @@ class Generation:
     def _enter(self) -> list[Place]:
         """Places in the waiting room, one per sequence. Raises what refuses them."""
         limiter, info = self._service.limiter, self._info
-        limiter.check_tokens(info, self.usage.prompt_tokens)
+        limiter.take_tokens(info, self.usage.prompt_tokens)
         weight, priority = limiter.weight_of(info.tenant), self._priority()
         sizes = [len(prompt.token_ids) for prompt in self.prompts]
-        places = self._service.admission.enter(
-            [
-                Ask(info.tenant, size, priority, weight)
-                for size in sizes
-                for _ in range(self.choices_per_prompt)
-            ]
-        )
-        limiter.spend(info, "tokens", self.usage.prompt_tokens)
-        return places
+        try:
+            return self._service.admission.enter(
+                [
+                    Ask(info.tenant, size, priority, weight)
+                    for size in sizes
+                    for _ in range(self.choices_per_prompt)
+                ]
+            )
+        except XpydError:
+            limiter.spend_tokens(info, -self.usage.prompt_tokens)
+            raise
 
     def _deadline(self, places: list[Place]) -> Deadline | None:
         asked = self._demand.timeout_s
@@ -257,7 +259,7 @@ class Generation:
         self.usage.completion_tokens += len(piece.token_ids)
         self._info.completion_tokens = self.usage.completion_tokens
         if self._pays_tokens:
-            self._service.limiter.spend(self._info, "tokens", len(piece.token_ids))
+            self._service.limiter.spend_tokens(self._info, len(piece.token_ids))
         if piece.first is not None:
             if piece.choice % self.choices_per_prompt == 0:
                 self.usage.cached_tokens += piece.first.num_cached_tokens

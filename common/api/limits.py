@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from common.admission.rate_limit import UNITS, RateLimits, Rates, Reading, Unit
+from common.admission.rate_limit import UNITS, Buckets, RateLimits, Rates, Reading, Unit
 from common.api.context import RequestInfo
 from common.api.key_ring import Terms
 from common.errors import RateLimited
@@ -25,12 +25,13 @@ class Limiter:
         terms_of: Callable[[str], Terms],
         default: Rates,
         clock: Callable[[], float] = time.monotonic,
+        buckets: Buckets | None = None,
     ) -> None:
-        """`default`: where a key's own terms say nothing."""
+        """`default`: where a key's own terms say nothing. `buckets`: shared with others."""
         self._terms_of = terms_of
         self._default = default
         self._clock = clock
-        self._limits = RateLimits()
+        self._limits = RateLimits(buckets)
 
     def weight_of(self, tenant: str) -> float:
         return self._terms_of(tenant).weight
@@ -40,26 +41,27 @@ class Limiter:
 
     def take_request(self, info: RequestInfo) -> None:
         """Raises RateLimited."""
-        self._check(info, "requests", 1)
-        self.spend(info, "requests", 1)
+        self._take(info, "requests", 1)
 
-    def check_tokens(self, info: RequestInfo, num_tokens: int) -> None:
-        """Raises RateLimited."""
-        self._check(info, "tokens", num_tokens)
+    def take_tokens(self, info: RequestInfo, num_tokens: int) -> None:
+        """Of a prompt. Raises RateLimited."""
+        self._take(info, "tokens", num_tokens)
 
-    def spend(self, info: RequestInfo, unit: Unit, amount: int) -> None:
-        rates = self._rates(info.tenant)
-        if rates.of(unit) is not None:
-            now = self._clock()
-            self._limits.take(info.tenant, rates, unit, amount, now)
+    def spend_tokens(self, info: RequestInfo, num_tokens: int) -> None:
+        """Of an answer; or less than none, of a prompt that was not let in."""
+        rates, now = self._rates(info.tenant), self._clock()
+        if rates.tokens is not None:
+            self._limits.take(info.tenant, rates, "tokens", num_tokens, now)
             info.rate_readings = self._limits.read(info.tenant, rates, now)
 
-    def _check(self, info: RequestInfo, unit: Unit, amount: int) -> None:
+    def _take(self, info: RequestInfo, unit: Unit, amount: int) -> None:
         rates, now = self._rates(info.tenant), self._clock()
-        wait_s = self._limits.wait_s(info.tenant, rates, unit, amount, now)
+        if rates.of(unit) is None:
+            return
+        wait_s = self._limits.take_if_enough(info.tenant, rates, unit, amount, now)
+        info.rate_readings = self._limits.read(info.tenant, rates, now)
         if wait_s <= 0.0:
             return
-        info.rate_readings = self._limits.read(info.tenant, rates, now)
         error = RateLimited(
             f"rate limit reached: {rates.of(unit)} {unit} per minute; try again in {_span(wait_s)}"
         )

@@ -25,7 +25,7 @@ ADMIN = {"x-api-key": "the administrator"}
 class Port:
     """The parent, and two stand-ins that register with it."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, *flags):
         self.port, registry = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = directory / "proxy.log"
@@ -33,7 +33,7 @@ class Port:
             self.parent = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "scripts.cli", "proxy", "--port", str(self.port)),
-                    *("--registry-port", str(registry), "--workers", str(WORKERS)),
+                    *("--registry-port", str(registry), "--workers", str(WORKERS), *flags),
                 ],
                 cwd=directory,
                 env=os.environ | {"PYTHONPATH": str(ROOT), "ADMIN_API_KEY": ADMIN["x-api-key"]},
@@ -170,6 +170,24 @@ def test_a_worker_that_dies_is_started_again(port):
     answers = port.each("POST", "/v1/completions", json=body, tries=24)
     assert {answer.status_code for answer in answers} == {200}
     assert "ended with status -9 and starts again in 1 s" in port.log.read_text()
+
+
+def test_a_rate_is_one_for_all_workers(tmp_path):
+    """Ten a minute: whoever is asked, ten answers and what has flowed back since."""
+    limited = Port(tmp_path, "--requests-per-minute", "10")
+    try:
+        limited.until(limited.all_ready)
+        body = {"model": "demo", "prompt": "hello", "max_tokens": 1}
+        began = time.monotonic()
+        answers = limited.each("POST", "/v1/completions", json=body, tries=40)
+        flowed_back = (time.monotonic() - began) / 6
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) == {200, 429}
+        assert 10 <= statuses.count(200) <= 10 + flowed_back
+        left = [int(answer.headers["x-ratelimit-remaining-requests"]) for answer in answers[:10]]
+        assert left == sorted(left, reverse=True) or flowed_back > 1
+    finally:
+        limited.close()
 
 
 def test_a_second_parent_at_the_same_port_is_refused(port):
