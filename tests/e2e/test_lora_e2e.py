@@ -138,6 +138,15 @@ def with_the_sdk(url, root):
         assert caught.value.code == "model_not_found"
 
 
+async def until_listed(made, name):
+    """What an instance was told on its own port, the proxy hears of a moment later."""
+    for _ in range(600):
+        if name in {model["id"] for model in (await made.get(f"{made.url}/v1/models"))["data"]}:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(made.logs())
+
+
 async def loading(made, root, oracles):
     """Over the proxy, for both instances; by an administrator only."""
     (prefill,), (decode,) = made.of("prefill"), made.of("decode")
@@ -167,6 +176,7 @@ async def loading(made, root, oracles):
     assert (await change(made, made.url, "unload", {"lora_name": "c"}))[0] == 404
     # One of two has it: the other is asked, and what went wrong there is told.
     assert (await change(made, prefill.plan.url, "load", wish))[0] == 200
+    await until_listed(made, "c")
     status, text = await change(made, made.url, "load", {**wish, "lora_path": "nowhere"})
     assert status == 400, text
     found = await ask(made, made.url, "c", tokens)  # whole, where it is
