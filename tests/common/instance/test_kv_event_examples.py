@@ -10,7 +10,12 @@ import msgpack
 import pytest
 
 from common.engine.prefix_log import BlocksHeld, BlocksRemoved, BlocksStored
-from common.instance.kv_event_format import AllBlocksCleared, encode_batch, to_events
+from common.instance.kv_event_format import (
+    AllBlocksCleared,
+    BlockStored,
+    encode_batch,
+    to_events,
+)
 from common.instance.kv_events_config import KVEventsConfig
 from common.request import kv_salt_of
 
@@ -56,6 +61,7 @@ def test_example(name):
 
 def test_an_adapter_whose_name_is_forgotten_is_not_taken_for_the_model():
     (event,) = to_events([OF_ADAPTER], 4, "CPU")
+    assert isinstance(event, BlockStored)
     assert event.lora_name == "5d1c"
     assert event.extra_keys == (("5d1c", "tenant"), ("5d1c",))
 
