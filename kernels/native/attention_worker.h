@@ -5,7 +5,7 @@
 #include <limits>
 #include <type_traits>
 
-#include "kv_tile.h"
+#include "direct_tile.h"
 
 namespace xpyd {
 
@@ -213,6 +213,11 @@ struct Worker {
     const int64_t high = std::min(item.count, key + KEYS - 1 - item.first_position + batch.window);
     if (low >= high) return;
     const int64_t first = low * group, count = (high - low) * group;
+    if (is_direct()) {
+      apply_rows(key, first, (int)count, space, sums);
+      prefetch_some(space, KEYS);
+      return;
+    }
     pack_keys<T, Dot>(space.key_rows[space.turn].at, batch.head_dim, space.keys);
     pack_values<T, Dot>(space.value_rows[space.turn].at, batch.head_dim, space.values);
     // A few rows go all the way before the next: their products stay in the first-level cache.
@@ -224,14 +229,57 @@ struct Worker {
     prefetch_some(space, KEYS);
   }
 
+  // Few rows are multiplied with the cache as it lies, without panels.
+  bool is_direct() const {
+    return kHasDirectTile && kPairs && rows <= kDirectRows && batch.head_dim % NR == 0;
+  }
+
+  void multiply_with_keys(int64_t first, int count, Space& space) const {
+    const A* query = space.query + first * steps;
+#if defined(XPYD_AVX512_BF16)
+    if constexpr (kPairs) {
+      if (is_direct()) {
+        for (int64_t key = 0; key < KEYS; key += W) {
+          multiply_keys_rows(count, query, steps, space.key_rows[space.turn].at + key,
+                             space.products + key);
+          prefetch_some(space, KEYS / 8);
+        }
+        return;
+      }
+    }
+#endif
+    for (int64_t p = 0; p < KEYS / NR; p++) {
+      multiply_rows<Dot>(count, query, steps, space.keys + p * steps * NR, steps,
+                         space.products + p * NR, KEYS, false);
+      prefetch_some(space, 4);
+    }
+  }
+
+  void multiply_with_values(int64_t first, int count, Space& space, Sums sums) const {
+    constexpr int64_t weight_steps = KEYS / Dot::kWidth;
+    const int64_t columns = batch.columns();
+    for (int64_t c = 0; c < columns; c += NR) {
+      float* mixed = sums.mixed + first * columns + c;
+#if defined(XPYD_AVX512_BF16)
+      if constexpr (kPairs) {
+        if (is_direct()) {
+          multiply_values_rows(count, space.weights, space.value_rows[space.turn].at, c, mixed,
+                               columns);
+          prefetch_some(space, KEYS / 8);
+          continue;
+        }
+      }
+#endif
+      multiply_rows<Dot>(count, space.weights, weight_steps, space.values + c * weight_steps,
+                         weight_steps, mixed, columns, true);
+      prefetch_some(space, 4);
+    }
+  }
+
   void apply_rows(int64_t key, int64_t first, int count, Space& space, Sums sums) const {
     constexpr int64_t weight_steps = KEYS / Dot::kWidth;
     const int64_t group = batch.group(), columns = batch.columns();
-    for (int64_t p = 0; p < KEYS / NR; p++) {
-      multiply_rows<Dot>(count, space.query + first * steps, steps, space.keys + p * steps * NR,
-                         steps, space.products + p * NR, KEYS, false);
-      prefetch_some(space, 4);
-    }
+    multiply_with_keys(first, count, space);
     int64_t position = item.first_position + first / group, left = group - first % group;
     for (int i = 0; i < count; i++) {
       const int64_t from = std::max<int64_t>(0, position - batch.window + 1 - key);
@@ -242,11 +290,7 @@ struct Worker {
       if (--left == 0) left = group, position++;
       prefetch_some(space, 6);
     }
-    for (int64_t c = 0; c < columns; c += NR) {
-      multiply_rows<Dot>(count, space.weights, weight_steps, space.values + c * weight_steps,
-                         weight_steps, sums.mixed + first * columns + c, columns, true);
-      prefetch_some(space, 4);
-    }
+    multiply_with_values(first, count, space, sums);
   }
 
   // Adds the sums of the next split to those of all before it.

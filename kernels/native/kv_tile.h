@@ -35,11 +35,12 @@ struct TileRows {
   }
 
   // Asks for rows that the next tile will read: blocks lie all over memory, so the machine cannot
-  // guess them. In portions, as only so many reads can be under way at once.
+  // guess them. In portions, as only so many reads can be under way at once, and into the second
+  // level, which can wait for more of them than the first and is not full of this tile.
   void prefetch(int64_t begin, int64_t end, int64_t head_dim) const {
     constexpr int64_t line = 64 / (int64_t)sizeof(V);
     for (int64_t i = begin; i < end; i++)
-      for (int64_t d = 0; d < head_dim; d += line) __builtin_prefetch(at[i] + d);
+      for (int64_t d = 0; d < head_dim; d += line) __builtin_prefetch(at[i] + d, 0, 2);
   }
 };
 
@@ -48,15 +49,6 @@ template <class T, class Dot>
 INLINE vf load_steps(const typename T::type* row, int64_t step, int64_t steps, int64_t head_dim) {
   if constexpr (Dot::kWidth == 2) return load_upto<F32>((const float*)row + step, steps - step);
   else return load_upto<T>(row + step, head_dim - step);
-}
-
-// Asks for rows that the next tile will read: they lie in blocks all over memory, so the machine
-// cannot guess them.
-template <class T>
-INLINE void prefetch_rows(const typename T::type* const* rows, int64_t head_dim) {
-  for (int64_t i = 0; i < KEYS; i++)
-    for (int64_t d = 0; d < head_dim; d += 64 / (int64_t)sizeof(typename T::type))
-      __builtin_prefetch(rows[i] + d);
 }
 
 // Panels over keys: panel[key / NR][step of head_dim][key % NR].
@@ -83,20 +75,18 @@ INLINE void pack_keys(const typename T::type* const* rows, int64_t head_dim,
 }
 
 #if defined(XPYD_AVX512_BF16)
-// Two vectors of columns [d, d + 2 * W) for all pairs of keys.
-INLINE void zip_pairs(const uint16_t* const* rows, int64_t d, float* out) {
+// Two vectors of 2 * W columns for one pair of keys.
+INLINE void zip_pair(const uint16_t* even_row, const uint16_t* odd_row, __m512i* left,
+                     __m512i* right) {
   alignas(64) static const uint16_t kZip[2][32] = {
       {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
        8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
       {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
        24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
   const __m512i first = _mm512_load_si512(kZip[0]), second = _mm512_load_si512(kZip[1]);
-  for (int64_t step = 0; step < KEYS / 2; step++, out += NR) {
-    const __m512i even = _mm512_loadu_si512(rows[2 * step] + d);
-    const __m512i odd = _mm512_loadu_si512(rows[2 * step + 1] + d);
-    _mm512_storeu_si512(out, _mm512_permutex2var_epi16(even, first, odd));
-    _mm512_storeu_si512(out + W, _mm512_permutex2var_epi16(even, second, odd));
-  }
+  const __m512i even = _mm512_loadu_si512(even_row), odd = _mm512_loadu_si512(odd_row);
+  *left = _mm512_permutex2var_epi16(even, first, odd);
+  *right = _mm512_permutex2var_epi16(even, second, odd);
 }
 #endif
 
@@ -109,7 +99,13 @@ INLINE void pack_values(const typename T::type* const* rows, int64_t head_dim,
     float* out = (float*)panels + d / NR * steps * NR + d % NR;
 #if defined(XPYD_AVX512_BF16)
     if (Dot::kWidth == 2 && head_dim - d >= 2 * W) {
-      zip_pairs((const uint16_t* const*)rows, d, out);
+      for (int64_t step = 0; step < steps; step++, out += NR) {
+        __m512i left, right;
+        zip_pair((const uint16_t*)rows[2 * step] + d, (const uint16_t*)rows[2 * step + 1] + d, &left,
+                 &right);
+        _mm512_storeu_si512(out, left);
+        _mm512_storeu_si512(out + W, right);
+      }
       d += W;
       continue;
     }
