@@ -187,3 +187,14 @@ def test_long_context_shared_among_threads(dtype, window):
         set_threads(2)
     reference = case.attend(paged_attention_torch, 8298, 8300, window=window)
     assert (reference.float() - chunk[-2:].float()).abs().max() < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("group", range(1, 10))
+def test_a_decode_step_of_any_group_equals_its_prefill_row(group):
+    """Few rows are read straight from the cache, many through panels; chunks of two as well."""
+    case = Case(140, group, 1, 64 if group % 2 else 128, torch.bfloat16)
+    whole = case.attend(paged_attention, 0, 140)
+    for p in (0, 62, 63, 64, 127, 138):
+        few = case.attend(paged_attention, p, p + 2, block_size=24)
+        assert torch.equal(few, whole[p : p + 2]), p
+        assert torch.equal(case.attend(paged_attention, p, p + 1)[0], whole[p]), p
