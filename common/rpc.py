@@ -120,6 +120,7 @@ class Link:
 
     `on_disconnect` is called when an established connection breaks: messages may have been lost,
     and what is queued would reach whoever listens there next, so the owner may want a new link.
+    `on_unreachable` is called when it cannot be connected: nobody listens there. It goes on trying.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Link:
         *,
         max_bytes: int,
         on_disconnect: Callable[[], None] | None = None,
+        on_unreachable: Callable[[], None] | None = None,
         key: ClusterKey | None = None,
     ) -> None:
         self.endpoint = endpoint
@@ -152,7 +154,11 @@ class Link:
         loop = asyncio.get_running_loop()
         self._refused_at = -math.inf
         self._on_disconnect = on_disconnect
-        self._monitor = watch_socket(self._socket, zmq.EVENT_DISCONNECTED | FAILED_HANDSHAKE)
+        self._on_unreachable = on_unreachable
+        self._monitor = watch_socket(
+            self._socket,
+            zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | FAILED_HANDSHAKE,
+        )
         self._watcher = loop.create_task(self._watch())
         self.refused = 0
         self.failed = 0
@@ -166,14 +172,16 @@ class Link:
         _dispatch(frames, self._decoder, self._on_message, self)
 
     async def _watch(self) -> None:
+        has_broken = False  # then each try begins with a pause, which is reported alike
         while True:
-            if await next_event(self._monitor) & FAILED_HANDSHAKE:
+            event = await next_event(self._monitor)
+            if event & FAILED_HANDSHAKE:
                 self._complain()
-            elif self._on_disconnect is not None:
-                try:
-                    self._on_disconnect()
-                except Exception:
-                    log.exception("handler of a broken connection failed")
+            elif event & zmq.EVENT_DISCONNECTED:
+                has_broken = True
+                _call(self._on_disconnect)
+            elif not has_broken:
+                _call(self._on_unreachable)
 
     def _complain(self) -> None:
         now = time.monotonic()
@@ -197,6 +205,15 @@ def check_bind(host: str, key: ClusterKey | None) -> None:
             f"links between processes at {host or '*'} would be open to the network: set "
             "XPYD_CLUSTER_KEY or --cluster-key-file (docs/security.md), or stay at 127.0.0.1"
         )
+
+
+def _call(handler: Callable[[], None] | None) -> None:
+    if handler is None:
+        return
+    try:
+        handler()
+    except Exception:
+        log.exception("handler of a broken connection failed")
 
 
 def _dispatch(

@@ -5,6 +5,9 @@
        └───────────────┴── refused, lost, late, ───────┴──────────────────────┴──────────▶ ENDED
                            cancelled                   └─ a copy runs: STOPPING ─ it rests ──┘
 
+A link that breaks is replaced: the claim is opened again on the next (`reopen`), and goes on from
+where it was if it still stands and the producer says the same as before.
+
 It ends once, by `End`. Whatever stops it while a copy runs, `End` waits until that copy rests: from
 then on no byte lands in our blocks. A copy that does not rest in time has its blocks named in the
 error's `quarantine`; `Landed` tells when they are safe.
@@ -37,7 +40,7 @@ from kv_transfer.token_map import Piece, Target
 from kv_transfer.transcript import digest
 
 SETTLE_S = 2.0  # how long a stopped copy may take to come to rest before its blocks are quarantined
-MAX_RETRIES = 2  # of a copy or a connection, in one fetch
+MAX_RETRIES = 2  # of a copy, a connection or a link, in one fetch
 _FINAL = (LayoutMismatch, LeaseExpired, PeerLost)  # trying again changes nothing
 
 
@@ -133,13 +136,25 @@ class Claim:
         self._is_connected = False
         self._writes_through_gate = True
         self._num_retries = 0
+        self._num_broken = 0  # links
         self._error: TransferError | None = None
 
     # --- what our side does ------------------------------------------------------------------
 
     def start(self) -> list[Action]:
-        info = self._info
-        return [Send(m.Open(self.token, self.handle, info.kv_fingerprint, info.instance_id))]
+        return [self._open()]
+
+    def reopen(self, now: float) -> list[Action]:
+        """The link has broken, and here is another to the same place. Who listens there now, and
+        whether the lease still stands, the answer tells. A copy that runs goes on."""
+        if self.phase in (Phase.STOPPING, Phase.ENDED):
+            return []
+        error = PeerLost("the connection to the producer broke too often")
+        if not self._count_retry(error):
+            return self.fail(error, now)
+        self._num_broken += 1
+        finish = [Send(m.Finish(self.token))] if self.phase is Phase.FINISHING else []
+        return [self._open(), *finish]
 
     def read(self, target: Target) -> list[Action]:
         """Here are our blocks; they are the claim's until it has ended."""
@@ -242,6 +257,10 @@ class Claim:
         return [Connect(opened)]
 
     def _on_ready(self, ready: m.Ready) -> list[Action]:
+        if self._num_broken:
+            told_again, ready = self._without_known(ready)
+            if told_again:
+                return []
         end = ready.first + len(ready.block_ids)
         if self._opened is None or ready.first != len(self.block_ids) or self.is_complete:
             raise TransferError("the producer's blocks came out of order")
@@ -264,6 +283,33 @@ class Claim:
         if ready.is_last:
             self._first_token = ready.first_token
         return self._advance()
+
+    def _without_known(self, ready: m.Ready) -> tuple[bool, m.Ready]:
+        """After a link has broken all is told anew: (is nothing of it new?, what is new)."""
+        known = min(max(0, len(self.block_ids) - ready.first), len(ready.block_ids))
+        before = slice(ready.first, ready.first + known)
+        for ours, theirs in (
+            (self.block_ids, ready.block_ids),
+            (self._epochs, ready.epochs),
+            (self._hashes, ready.hashes),
+            (self._checksums, ready.checksums),
+        ):
+            if theirs and list(theirs[:known]) != ours[before]:
+                raise CorruptBlock("the producer says something else of its blocks than before")
+        if known == len(ready.block_ids) and (self.is_complete or not ready.is_last):
+            if ready.is_last and ready.first_token != self._first_token:
+                raise CorruptBlock("the producer says something else of its prompt than before")
+            return True, ready
+        return False, m.Ready(
+            ready.claim,
+            ready.first + known,
+            ready.block_ids[known:],
+            ready.epochs[known:],
+            ready.hashes[known:],
+            ready.is_last,
+            ready.first_token,
+            ready.checksums[known:],
+        )
 
     def _on_finished(self, finished: m.Finished) -> list[Action]:
         if self.phase is not Phase.FINISHING:
@@ -317,9 +363,24 @@ class Claim:
             remote, tuple(pieces), tuple(self._hashes[named]), tuple(self._checksums[named])
         )
 
+    def _open(self) -> Send:
+        info = self._info
+        return Send(
+            m.Open(
+                self.token,
+                self.handle,
+                info.kv_fingerprint,
+                info.instance_id,
+                number=self._num_broken,
+            )
+        )
+
     def _may_retry(self, error: TransferError) -> bool:
         if self.phase in (Phase.STOPPING, Phase.ENDED) or isinstance(error, _FINAL):
             return False
+        return self._count_retry(error)
+
+    def _count_retry(self, error: TransferError) -> bool:
         if self._num_retries >= MAX_RETRIES:
             return False
         self._num_retries += 1

@@ -150,6 +150,10 @@ class HeldOffer:
     def fail(self, error: TransferError) -> None:
         self._do(self._claim.fail(error, time.monotonic()))
 
+    def reopen(self) -> None:
+        """The channel is another connection from now on."""
+        self._do(self._claim.reopen(time.monotonic()))
+
     def _tick(self) -> None:
         self._timer, self._timer_at = None, math.inf
         self._do(self._claim.tick(time.monotonic()))

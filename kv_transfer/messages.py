@@ -5,7 +5,7 @@
 
 Same encoding and same strictness as `common/wire.py`; in addition every field is bounded here, so
 what decodes is already of sane size. `claim` names one fetch; it works only from the link that
-opened it. Byte-exact examples: docs/kv-transfer.md.
+opened it last. Byte-exact examples: docs/kv-transfer.md.
 """
 
 from __future__ import annotations
@@ -38,13 +38,18 @@ BlockHashes = Annotated[tuple[BlockHash, ...], Meta(max_length=MAX_BLOCKS_PER_RE
 
 
 class Open(Message, frozen=True):
-    """Claim an offer. The producer compares everything here before it names a block."""
+    """Claim an offer. The producer compares everything here before it names a block.
+
+    Said again with a higher `number`, on another link, when the one before has broken: the claim
+    goes on there, if it still stands, and everything is told anew.
+    """
 
     claim: ClaimToken
     handle: KVHandle  # as the proxy passed it on
     kv_fingerprint: Text  # of the consumer
     consumer: Text  # its instance id, for the producer's ledger
     version: Count = KV_WIRE_VERSION
+    number: Count = 0  # of links that have broken under this claim
 
 
 class Renew(Message, frozen=True):

@@ -1,8 +1,9 @@
 """The consumer's connection to one producer: its side channel, heartbeats for its claims, its
 memory.
 
-A connection that breaks ends its claims at once, since messages may be lost and what comes next may
-be another process. Beats only while there are claims.
+A connection that breaks is replaced by a new one, on which the claims are opened again: messages
+may be lost, and whoever answers now must show that it still knows them. Where nobody listens any more
+the producer is lost at once, and after a silence. Beats only while there are claims.
 """
 
 from __future__ import annotations
@@ -34,24 +35,57 @@ class ProducerLink:
         """`connect` opens the producer's memory, in a thread."""
         self.claims: dict[str, HeldOffer] = {}
         self.is_lost = False
+        self.num_reopened = 0  # claims, on another connection
+        self._endpoint = endpoint
+        self._key = key
+        self._num_bad = 0  # messages, on connections that broke
+        self._broken: set[asyncio.Task[None]] = set()  # being closed
         self._pulse = Pulse(silence_s)
         self._connect = connect
         self._beats: asyncio.Task[None] | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._on_idle: Callable[[], None] = lambda: None
         self._reader: asyncio.Future[Reader] | None = None
-        self._link = Link(
-            endpoint,
+        self._link = self._dial()
+
+    def _dial(self) -> Link:
+        """Raises zmq.ZMQError for an endpoint that is none."""
+
+        def if_current(then: Callable[..., None]) -> Callable[..., None]:
+            def call(*arguments: Any) -> None:
+                if self._link is link and not self.is_lost:
+                    then(*arguments)
+
+            return call
+
+        link = Link(
+            self._endpoint,
             Decoder(m.ToConsumer, m.MAX_KV_MESSAGE_BYTES),
-            self._on_message,
+            if_current(self._on_message),
             max_bytes=m.MAX_KV_MESSAGE_BYTES,
-            on_disconnect=self._lose,
-            key=key,
+            on_disconnect=if_current(self._replace),
+            on_unreachable=if_current(self._lose),
+            key=self._key,
         )
+        return link
+
+    def _replace(self) -> None:
+        """The connection has broken: go on over another."""
+        if not self.claims:
+            self._lose()
+            return
+        old, self._link = self._link, self._dial()
+        self._num_bad += old.refused + old.failed
+        closing = asyncio.get_running_loop().create_task(old.close(linger_ms=0))
+        self._broken.add(closing)
+        closing.add_done_callback(self._broken.discard)
+        for held in list(self.claims.values()):
+            self.num_reopened += 1
+            held.reopen()
 
     @property
     def num_bad_messages(self) -> int:
-        return self._link.refused + self._link.failed
+        return self._num_bad + self._link.refused + self._link.failed
 
     def open(self, token: str, held: HeldOffer) -> None:
         self.claims[token] = held
@@ -129,7 +163,7 @@ class ProducerLink:
             await asyncio.wait({self._reader}, timeout=CONNECT_S)
             if self._reader.done() and not _has_failed(self._reader):
                 self._reader.result().close()
-        await self._link.close()
+        await asyncio.gather(self._link.close(), *self._broken)
 
 
 def _has_failed(reader: asyncio.Future[Reader]) -> bool:

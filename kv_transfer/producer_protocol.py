@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.errors import LayoutMismatch, LeaseExpired, PeerLost, TransferError
+from common.errors import HandleRefused, LayoutMismatch, LeaseExpired, PeerLost, TransferError
 from common.wire import KVHandle, Message
 from kv_transfer import messages as m
 from kv_transfer.batch import Batch
@@ -83,7 +83,7 @@ class ProducerProtocol:
         self._side_channel = side_channel
         self._epochs = epochs
         self.keys = keys
-        self._readers: dict[str, bytes] = {}  # claim: the peer that opened it
+        self._readers: dict[str, tuple[bytes, int]] = {}  # claim: who opened it last, `Open.number`
         self.leases = LeaseTable(lease_s, random_hex)
         self.counters = ProducerCounters()
 
@@ -182,21 +182,24 @@ class ProducerProtocol:
     # --- inside ------------------------------------------------------------------------------
 
     def _open(self, peer: bytes, message: m.Open, now: float) -> list[Action]:
-        read = self.leases.of_claim(message.claim)
-        if (
-            read is not None
-            and read.offer_id == message.handle.offer_id
-            and self._is_reader(peer, message.claim)
-        ):
-            return []  # the message came twice
+        claim, offer_id = message.claim, message.handle.offer_id
+        read = self.leases.of_claim(claim)
+        goes_on = read is not None and read.offer_id == offer_id
+        if goes_on and self._readers[claim][1] >= message.number:
+            if self._is_reader(peer, claim):
+                return []  # the message came twice
+            return [self._refuse(peer, claim, HandleRefused("another link has the claim"))]
         try:
             self._check(message)
-            offer_id = message.handle.offer_id
-            offer = self.leases.claim(offer_id, message.claim, message.consumer, now)
+            if goes_on:  # on another link
+                self.leases.renew(claim, now)
+                offer = self.leases.reading(claim, now)
+            else:
+                offer = self.leases.claim(offer_id, claim, message.consumer, now)
         except TransferError as error:
-            return [self._refuse(peer, message.claim, error)]
-        self._readers[message.claim] = peer
-        return [Send(peer, self._opened(message.claim)), *self._show(offer, 0)]
+            return [self._refuse(peer, claim, error)]
+        self._readers[claim] = peer, message.number
+        return [Send(peer, self._opened(claim)), *self._show(offer, 0)]
 
     def _opened(self, claim: str) -> m.Opened:
         described = self._described
@@ -261,7 +264,7 @@ class ProducerProtocol:
         return [Send(peer, m.Finished(claim, tuple(epochs), told)), *self._give_back(ended)]
 
     def _is_reader(self, peer: bytes, claim: str) -> bool:
-        return self._readers.get(claim) == peer
+        return claim in self._readers and self._readers[claim][0] == peer
 
     def _own(self, peer: bytes, claim: str) -> None:
         if not self._is_reader(peer, claim):
@@ -271,7 +274,7 @@ class ProducerProtocol:
         """Tell the reader, if there is one, of the blocks from `start` on."""
         if offer.claim is None:
             return []
-        reader = self._readers[offer.claim]
+        reader, _ = self._readers[offer.claim]
         return [Send(reader, ready) for ready in _ready(offer, offer.claim, start)]
 
     def _give_back(self, ended: Ended | None, reason: TransferError | None = None) -> list[Action]:
@@ -280,7 +283,7 @@ class ProducerProtocol:
             return []
         actions: list[Action] = []
         if ended.claim is not None:
-            peer = self._readers.pop(ended.claim)
+            peer, _ = self._readers.pop(ended.claim)
             if reason is not None:
                 actions.append(Send(peer, m.Refused(ended.claim, reason.code, reason.message)))
         match ended.state:

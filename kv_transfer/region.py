@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
+
+from kv_transfer.checksum import checksum
 
 CHUNK_BYTES = 4 << 20  # the most that is copied in one go, so that a copy can be stopped quickly
 
@@ -46,15 +47,9 @@ class KVRegion:
         return np.ctypeslib.as_array(memory).reshape(self.num_blocks, self.block_bytes)
 
     def checksums(self, block_ids: Sequence[int]) -> tuple[int, ...]:
-        """Checksum of each block as it is now, without the GIL."""
+        """Checksum of each block as it is now. Lets go of the GIL."""
         blocks = self.blocks()
         return tuple(checksum(blocks[block_id].data) for block_id in block_ids)
-
-
-def checksum(data: memoryview | bytes | bytearray) -> int:
-    """The low 32 bits of XXH3: finds damage, keeps no attacker out. Faster than memory is read,
-    so that it costs a copy little (CRC-32 costs several times the copy)."""
-    return xxhash.xxh3_64_intdigest(data) & 0xFFFFFFFF
 
 
 def runs(

@@ -5,7 +5,7 @@
     checksum of all that u32 · zeros up to 4096
     the block
 
-All numbers little-endian; checksums as in `region.py`. The format is our own rather than
+All numbers little-endian; checksums as in `checksum.py`. The format is our own rather than
 safetensors because its header has a fixed size: a reader knows how large the file must be before it
 reads a byte, parses no JSON that a stranger wrote, and gets the block page-aligned. Knows no leases
 and no regions.
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from common.errors import CorruptBlock, TransferError
-from kv_transfer.region import checksum
+from kv_transfer.checksum import checksum
 
 MAGIC = b"XPYDKV\n\0"
 VERSION = 2

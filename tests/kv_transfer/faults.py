@@ -23,6 +23,7 @@ class Relay:
         for direction in self._is_open.values():
             direction.set()
         self._tasks = set()
+        self._writers = set()
 
     async def __aenter__(self):
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -40,6 +41,11 @@ class Relay:
         for direction in directions:
             self._is_open[direction].clear()
 
+    def cut(self):
+        """Break every connection; new ones are welcome."""
+        for writer in self._writers:
+            writer.transport.abort()
+
     def resume(self):
         for direction in self._is_open.values():
             direction.set()
@@ -47,13 +53,16 @@ class Relay:
     async def _serve(self, reader, writer):
         self._tasks.add(asyncio.current_task())
         far_reader, far_writer = await asyncio.open_connection(*self._target)
+        both = {writer, far_writer}
+        self._writers |= both
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(
                     self._pump("up", reader, far_writer), self._pump("down", far_reader, writer)
                 )
         finally:
-            for each in (writer, far_writer):
+            self._writers -= both
+            for each in both:
                 each.close()
                 with contextlib.suppress(OSError):
                     await each.wait_closed()

@@ -27,14 +27,30 @@ FETCH_S = 20.0  # the deadline of a fetch, from its start
 class SimLink:
     """One connection to one incarnation of a producer."""
 
-    def __init__(self, consumer, number, handle):
+    def __init__(self, consumer, handle):
         self.consumer = consumer
-        self.peer = f"{consumer.name}-{consumer.life}-{number}".encode()
+        self._dial()
         self.producer_name = handle.side_channel.removeprefix("tcp://")
         self.claims = {}  # token: Fetch
         self.is_lost = False
         self._pulse = Pulse(3.0)
         self._beats = 0
+
+    def _dial(self):
+        consumer = self.consumer
+        consumer.num_links += 1
+        self.peer = f"{consumer.name}-{consumer.life}-{consumer.num_links}".encode()
+        consumer.world.links[self.peer] = self
+
+    def replace(self):
+        """The connection has broken; what is under way on it is lost."""
+        if not self.claims:
+            self.lose()
+            return
+        del self.consumer.world.links[self.peer]
+        self._dial()
+        for fetch in list(self.claims.values()):
+            fetch.do(fetch.claim.reopen(self.consumer.clock.now))
 
     def open(self, fetch):
         self.claims[fetch.claim.token] = fetch
@@ -86,7 +102,7 @@ class Consumer(Node):
         self.writes_through_gate = writes_through_gate
         self._num_pool_blocks = num_pool_blocks
         self.keys = HandleKey(key)
-        self._num_links = 0
+        self.num_links = 0
         self.boot()
 
     def boot(self):
@@ -107,9 +123,7 @@ class Consumer(Node):
         key = (handle.side_channel, handle.incarnation)
         link = self.links.get(key)
         if link is None or link.is_lost:
-            self._num_links += 1
-            link = self.links[key] = SimLink(self, self._num_links, handle)
-            self.world.links[link.peer] = link
+            link = self.links[key] = SimLink(self, handle)
         return link
 
     def decode(self, prompt, handle):

@@ -89,15 +89,15 @@ class World:
     # --- the wire ----------------------------------------------------------------------------
 
     def to_producer(self, link, message):
+        peer = link.peer
+
         def arrive(data):
             producer = self.producers[link.producer_name]
             if not producer.is_up or link.is_lost:
                 return
-            self._deliver(
-                data, TO_PRODUCER, lambda found: producer.receive(link.peer, found), producer
-            )
+            self._deliver(data, TO_PRODUCER, lambda found: producer.receive(peer, found), producer)
 
-        self._transmit((link.peer, "up"), message, self.producers[link.producer_name], arrive)
+        self._transmit((peer, "up"), message, self.producers[link.producer_name], arrive)
 
     def to_consumer(self, producer, peer, message):
         link = self.links.get(peer)
@@ -105,7 +105,7 @@ class World:
             return
 
         def arrive(data):
-            if not link.is_lost:
+            if not link.is_lost and link.peer == peer:
                 self._deliver(data, TO_CONSUMER, link.receive, link.consumer)
 
         self._transmit((peer, "down"), message, link.consumer, arrive)
@@ -234,7 +234,9 @@ class World:
         for link in list(self.links.values()):
             if is_meant(link) and not link.is_lost:
                 if link.consumer.is_up:
-                    self.clock.after(0.0, link.consumer, link.lose)
+                    listens = self.producers[link.producer_name].is_up
+                    then = link.replace if listens else link.lose
+                    self.clock.after(0.0, link.consumer, then)
                 else:
                     link.is_lost = True
 

@@ -75,3 +75,18 @@ def test_a_flipped_bit_that_nobody_compares_is_found(monkeypatch):
         for seed in range(3000):
             if "a bit flips in a message" in simulate.make(seed).rates:
                 run(seed)
+
+
+def test_a_broken_connection_costs_nothing_but_another_one():
+    """Wherever it breaks, the claim goes on over the next; only the answer to `Finish` may be lost
+    with it."""
+    num_reopened = 0
+    for seed in (1, 2, 6):
+        num_events = run(seed, fault="none").clock.num_events
+        for event in range(1, num_events + 1):
+            world = run(seed, fault="break-link", event=event)
+            for fetch in world.all_fetches:
+                if fetch.outcome != "loaded":
+                    assert "released" in str(fetch.error), f"{seed} {event}: {fetch.error}"
+            num_reopened += any("number=1" in line for line in world.clock.trace)
+    assert num_reopened > 100

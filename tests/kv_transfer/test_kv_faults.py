@@ -139,6 +139,40 @@ def test_a_wire_that_falls_silent_ends_the_fetch_on_both_sides_in_time(direction
     asyncio.run(body())
 
 
+@pytest.mark.parametrize("connector", ["shm", "nccl"])
+def test_a_connection_that_is_cut_costs_another_one(connector):
+    async def body():
+        async with ends(connector) as both, Relay(both.producer.endpoint) as relay:
+            handle = both.via(both.producer.offer("r", 64, 4), relay.endpoint)
+            fetch = asyncio.ensure_future(both.fetch(handle, [4, 5, 6, 7], timeout_s=30.0))
+            for first in (0, 1):
+                both.extend("r", first, [first])
+                await until(lambda n=first: both.consumer.counters.bytes_read > n * 4096, 20)
+                relay.cut()
+            both.extend("r", 2, [2, 3], first_token=9)
+            assert await fetch == 9
+            both.assert_copied([0, 1, 2, 3], [4, 5, 6, 7])
+            assert both.consumer.counters.retries == {"kv_peer_lost": 2}
+            await until(lambda: both.source.num_held == 0)
+
+    asyncio.run(body())
+
+
+def test_a_connection_that_is_cut_again_and_again_is_a_lost_peer():
+    async def body():
+        async with ends() as both, Relay(both.producer.endpoint) as relay:
+            handle = both.via(both.producer.offer("r", 64, 4), relay.endpoint)
+            fetch = asyncio.ensure_future(both.fetch(handle, [4, 5, 6, 7], timeout_s=30.0))
+            while not fetch.done():
+                relay.cut()
+                await asyncio.sleep(0.05)
+            with pytest.raises(PeerLost):
+                await fetch
+            both.producer.release("r")
+
+    asyncio.run(body())
+
+
 def test_nobody_at_the_address_is_a_lost_peer():
     async def body():
         async with ends(silence_s=0.4) as both:
