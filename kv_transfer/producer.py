@@ -36,10 +36,12 @@ from kv_transfer.producer_protocol import (
 from kv_transfer.publisher import Publisher
 from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Transport
+from kv_transfer.write_behind import WriteBehind
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY_S = 60.0
+WRITTEN_BEHIND = 4  # at most the pool's blocks divided by this wait to be written
 
 
 class KVProducer:
@@ -69,6 +71,7 @@ class KVProducer:
         self._wake_reaper = asyncio.Event()
         self._poller: Poller | None = None
         self._publisher: Publisher | None = None
+        self._behind: WriteBehind | None = None
         self._logged_at = -math.inf
 
     async def start(self, bind: str, announce_host: str = "") -> None:
@@ -100,6 +103,9 @@ class KVProducer:
         )
         if transport.publishes or transport.checksums:
             self._publisher = Publisher(transport, region, self._admit, self._drop)
+        if transport.publishes_behind:
+            max_blocks = max(1, region.num_blocks // WRITTEN_BEHIND)
+            self._behind = WriteBehind(transport, max_blocks, self._free)
         if transport.polls:
             leases = self._protocol.leases
             self._poller = Poller(transport, lambda: leases.num_claims > 0)
@@ -156,6 +162,8 @@ class KVProducer:
             await self._publisher.close()
         if self._protocol is not None:
             self._do(self._protocol.release_all())
+        if self._behind is not None:
+            await self._behind.close()
         if self._listener is not None:
             await self._listener.close()
         await asyncio.to_thread(self._transport.close)
@@ -178,7 +186,8 @@ class KVProducer:
     @property
     def num_blocks_held(self) -> int:
         published = sum(len(offer.block_ids) for offer in self.protocol.leases.offers())
-        return published + (0 if self._publisher is None else self._publisher.num_blocks)
+        unpublished = 0 if self._publisher is None else self._publisher.num_blocks
+        return published + unpublished + (0 if self._behind is None else self._behind.num_kept)
 
     @property
     def num_transfers(self) -> int:
@@ -195,6 +204,7 @@ class KVProducer:
             "leases": self.num_leases,
             "blocks_held": self.num_blocks_held,
             "transfers_pending": self.num_transfers,
+            "blocks_not_written": 0 if self._behind is None else self._behind.num_skipped,
             "bad_messages": self.num_bad_messages,
             "denied_peers": 0 if self._listener is None else self._listener.denied,
         }
@@ -205,6 +215,8 @@ class KVProducer:
         self._do(self.protocol.received(peer, message, time.monotonic()))
 
     def _admit(self, batch: Batch) -> None:
+        if self._behind is not None and batch.offer is not None and batch.offer.is_live:
+            self._behind.put(batch.filled)
         self._do(self.protocol.admit(batch, time.monotonic()))
 
     def _drop(self, batch: Batch, error: TransferError) -> None:
@@ -245,8 +257,13 @@ class KVProducer:
                 case Free(block_ids=block_ids, request_id=request_id, has_expired=has_expired):
                     if has_expired:
                         log.warning("lease expired request_id=%s", request_id)
-                    self._free(list(block_ids))
+                    self._give_back(block_ids)
         self._wake_reaper.set()
+
+    def _give_back(self, block_ids: Sequence[int]) -> None:
+        free = list(block_ids) if self._behind is None else self._behind.given_back(block_ids)
+        if free:
+            self._free(free)
 
     def _serve(self, request: bytes, block_ids: tuple[int, ...]) -> None:
         try:

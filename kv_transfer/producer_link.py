@@ -2,8 +2,8 @@
 memory.
 
 A connection that breaks is replaced by a new one, on which the claims are opened again: messages
-may be lost, and whoever answers now must show that it still knows them. Where nobody listens any more
-the producer is lost at once, and after a silence. Beats only while there are claims.
+may be lost, and whoever answers now must show that it still knows them. Where nobody listens any
+more the producer is lost at once, and after a silence. Beats only while there are claims.
 """
 
 from __future__ import annotations

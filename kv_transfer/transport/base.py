@@ -89,7 +89,9 @@ class Peer(ABC):
 class Transport(ABC):
     name: str
     publishes = False  # `publish` must run before blocks are offered
+    publishes_behind = False  # `publish` is to run, but offers do not wait for it
     polls = False  # `poll` must run while consumers read
+    is_behind = False  # blocks may be offered before `publish` has run: readers wait a while
     checksums = False  # a checksum of each block travels with its name, compared after the copy
     uses_hashes = False  # blocks are found by hash: `Ready` carries them
     serves = False  # reads are not one-sided: peers ask (`Gate.ask`), and `serve` answers

@@ -43,7 +43,11 @@ class MultiTransport(Transport):
 
     def __init__(self, transports: Sequence[Transport]) -> None:
         self.transports = {transport.name: transport for transport in transports}
-        self.publishes = any(transport.publishes for transport in transports)
+        self._publishers = [each for each in transports if each.publishes]
+        self.publishes = len(self._publishers) == len(transports)  # else one can read at once
+        self.publishes_behind = bool(self._publishers) and not self.publishes
+        for transport in self._publishers:
+            transport.is_behind = self.publishes_behind
         self.polls = any(transport.polls for transport in transports)
         self.checksums = any(transport.checksums for transport in transports)
         self.uses_hashes = any(transport.uses_hashes for transport in transports)
@@ -77,15 +81,13 @@ class MultiTransport(Transport):
 
     def publish(self, block_ids: Sequence[int], hashes: Sequence[str]) -> None:
         """Fails only if it leaves no way to read the blocks."""
-        for name, transport in self.transports.items():
-            if not transport.publishes:
-                continue
+        for transport in self._publishers:
             try:
                 transport.publish(block_ids, hashes)
             except TransferError as error:
                 if len(self.transports) == 1:
                     raise
-                self.note_failure(name, error)
+                self.note_failure(transport.name, error)
 
     def poll(self) -> None:
         for transport in self.transports.values():

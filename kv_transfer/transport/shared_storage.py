@@ -7,8 +7,8 @@ fingerprint and the block's size. So a file is right for whoever asks for its na
 written: it survives restarts, and a block that is already there is not written again.
 
 Writing happens before the blocks are offered; a disk that is full or read-only fails that offer,
-and prefill goes on. Whatever is wrong with a file fails the read, removes the file, and the caller
-computes the block.
+and prefill goes on. Beside a connector that reads at once (`multi`) it happens afterwards. Whatever
+is wrong with a file fails the read, removes the file, and the caller computes the block.
 
 All instances share what is stored: before a prompt is computed, its leading blocks that are there
 can be loaded (`num_stored`, `load`).
@@ -44,6 +44,8 @@ _HASH = re.compile("[0-9a-f]{16,64}")
 _OURS = re.compile(
     rf"[0-9a-f]{{64}}/[0-9a-f]{{2}}/({re.escape(TEMPORARY_PREFIX)})?[0-9a-f]{{16,64}}"
 )
+BEHIND_S = 5.0  # how long a block may be missing that is written after it was offered
+LOOK_S = 0.005
 STALE_S = 60.0  # a temporary file this old has lost its writer
 MAX_KNOWN = 65536
 _Seen = tuple[int, int, int]  # inode, size, time of last use
@@ -211,7 +213,7 @@ class SharedStorageTransport(Transport):
         return b""
 
     def connect(self, description: bytes, num_blocks: int) -> Peer:
-        return StoragePeer(self._files, self._region)
+        return StoragePeer(self._files, self._region, BEHIND_S if self.is_behind else 0.0)
 
     def publish(self, block_ids: Sequence[int], hashes: Sequence[str]) -> None:
         if len(hashes) != len(block_ids):
@@ -250,21 +252,29 @@ class SharedStorageTransport(Transport):
 
 
 class StoragePeer(Peer):
-    def __init__(self, files: BlockFiles, region: KVRegion) -> None:
+    def __init__(self, files: BlockFiles, region: KVRegion, patience_s: float) -> None:
+        """`patience_s`: for files that are being written while they are read."""
         self._files = files
         self._target = region.blocks()
+        self._patience_s = patience_s
 
     def read(
         self, remote: Sequence[int], local: Sequence[int], hashes: Sequence[str], gate: Gate
     ) -> None:
         if len(hashes) != len(local):
             raise TransferError("the producer named no block hashes")
+        until = time.monotonic() + self._patience_s
         for block_id, block_hash in zip(local, hashes, strict=True):
+            self._await(block_hash, until, gate)
             if gate.is_closed:
                 raise Stopped("the read was stopped")
             block = np.frombuffer(self._files.load(block_hash), np.uint8)
             with gate.write():
                 self._target[block_id] = block
+
+    def _await(self, block_hash: str, until: float, gate: Gate) -> None:
+        while not (self._files.has(block_hash) or gate.is_closed or time.monotonic() >= until):
+            time.sleep(LOOK_S)
 
     def close(self) -> None:
         pass

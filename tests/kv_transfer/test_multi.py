@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 
 import pytest
 
@@ -13,7 +14,8 @@ from kv_transfer.config import KVTransferConfig
 from kv_transfer.transport.base import Peer, Transport
 from kv_transfer.transport.memory import MemoryTransport
 from kv_transfer.transport.multi import MultiTransport
-from tests.kv_transfer.ends import Pool, ends
+from kv_transfer.transport.shared_storage import SharedStorageTransport
+from tests.kv_transfer.ends import FINGERPRINT, Pool, ends, until
 
 
 class Broken(Transport):
@@ -151,3 +153,61 @@ def test_the_settings_are_those_of_each():
 def test_a_list_that_makes_no_sense_is_refused(connectors, named):
     with pytest.raises(ConfigError, match=named):
         parse(*connectors)
+
+
+class Slow(MemoryTransport):
+    """Blocks are readable by its way only once they were published, which takes until `go`."""
+
+    name = "slow"
+    publishes = True
+    uses_hashes = True
+
+    def __init__(self, region):
+        super().__init__(region)
+        self.go = threading.Event()
+        self.written = []
+
+    def publish(self, block_ids, hashes):
+        assert self.go.wait(30)
+        self.written += block_ids
+
+
+def test_blocks_are_offered_before_a_fallback_has_written_them():
+    """What is being written stays held, and goes back when it is written: each hold once."""
+    made = []
+
+    def wrap(transport):
+        made.append(Slow(transport.region))
+        return MultiTransport([transport, made[-1]])
+
+    async def body():
+        async with ends("memory", wrap=wrap) as both:
+            assert await both.fetch(both.offer("r", [3, 4]), [0, 1]) == 7
+            assert await both.fetch(both.offer("s", [3, 5]), [0, 1]) == 7  # 3 is held twice
+            assert await both.fetch(both.offer("t", [6, 7]), [0, 1]) == 7  # over the bound
+            await until(lambda: both.producer.num_leases == 0)
+            assert both.source.num_held == both.producer.num_blocks_held == 4
+            assert both.producer.snapshot()["blocks_not_written"] == 2
+            made[0].go.set()
+            await until(lambda: both.source.num_held == 0)
+            assert both.producer.num_blocks_held == 0
+            assert made[0].written == [3, 4, 3, 5]
+
+    asyncio.run(body())
+
+
+def test_whoever_reads_by_the_fallback_waits_for_what_is_being_written(tmp_path):
+    def wrap(transport):
+        stored = SharedStorageTransport(transport.region, str(tmp_path / "kv"), FINGERPRINT)
+        return MultiTransport([Broken(transport.region, connects=False), stored])
+
+    async def body():
+        async with ends("memory", wrap=wrap) as both:
+            for i in range(3):
+                blocks = [4 * i, 4 * i + 1, 4 * i + 2]
+                assert await both.fetch(both.offer(f"r{i}", blocks), [0, 1, 2]) == 7
+                both.assert_copied(blocks, [0, 1, 2])
+            assert both.consumer.snapshot()["failures"] == {}
+            await until(lambda: both.source.num_held == 0)
+
+    asyncio.run(body())

@@ -158,7 +158,7 @@ def test_only_blocks_of_the_claim_are_sent():
     offer = protocol.leases.offer("r", 2, 0.0)
     protocol.leases.extend(offer, [5, 6], [1, 1], (), (), 3, 0.0)
     protocol.leases.claim(offer.offer_id, "c" * 32, "d", 0.0)
-    protocol._readers["c" * 32] = b"reader"
+    protocol._readers["c" * 32] = (b"reader", 0)
 
     def ask(peer, blocks, now=1.0):
         return protocol.received(peer, m.Read("c" * 32, b"x", blocks), now)
