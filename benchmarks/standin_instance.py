@@ -82,6 +82,7 @@ class Standin:
     max_waiting: int = 4096
     max_num_seqs: int = 4096  # as it says; it runs whatever comes
     fail_fetch: bool = False  # every hand-over fails
+    fail_fetch_from: str = ""  # those of this prefill instance do
     max_cached_blocks: int = 0  # of its prefix cache; 0: it has none
     recompute: bool = True  # a failed hand-over is computed here instead
 
@@ -299,7 +300,7 @@ class StandinInstance:
         try:
             await self._fetch(message.handle)
         except PeerLost:
-            if not self.config.recompute:
+            if message.has_other_source or not self.config.recompute:
                 raise
             await self._compute_prompt(message.request)
             self._decode_from(peer, message, base)
@@ -338,7 +339,7 @@ class StandinInstance:
         """The first token, once the producer has computed all. Raises PeerLost."""
         host, _, port = handle.side_channel.removeprefix("tcp://").rpartition(":")
         lost = PeerLost("the producer did not hand over")
-        if self.config.fail_fetch:
+        if self.config.fail_fetch or handle.instance_id == self.config.fail_fetch_from:
             raise lost
         try:
             reader, writer = await asyncio.open_connection(host, int(port))

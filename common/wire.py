@@ -148,11 +148,16 @@ class RunPrefill(Message, frozen=True):
 
 
 class RunDecode(Message, frozen=True):
-    """Fetch the KV that `handle` names and continue after the first token, which comes with it."""
+    """Fetch the KV that `handle` names and continue after the first token, which comes with it.
+
+    `has_other_source`: somebody else has this KV as well, so a load that fails is answered with
+    `Failed`; else the prompt is computed there.
+    """
 
     request: EngineRequest
     handle: KVHandle
     attempt: int
+    has_other_source: bool = False
 
 
 class RunWhole(Message, frozen=True):

@@ -14,7 +14,8 @@ from decode.worker import DecodeWorker
 from kv_transfer.connector import make_transport
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.identity import KVIdentity
-from kv_transfer.setup import region_of, transfer_config, transport_of
+from kv_transfer.setup import prefix_store, region_of, transfer_config, transport_of
+from kv_transfer.stored_prefix import StoredPrefix
 
 
 def plan_decode(config: ServeConfig) -> RolePlan:
@@ -26,20 +27,23 @@ def plan_decode(config: ServeConfig) -> RolePlan:
         info = KVIdentity(
             identity.instance_id, identity.incarnation, parts.kv_fingerprint, links.announce_host
         )
+        transport = transport_of(settings, parts.cache, info)
         consumer = KVConsumer(
             info,
             region_of(parts.cache),
-            transport_of(settings, parts.cache, info),
+            transport,
             on_landed=lambda blocks: worker.landed(blocks),
             staging=lambda region, theirs: make_transport(settings, region, theirs),
             key=links.key,
         )
+        store = prefix_store(settings, transport)
         worker = DecodeWorker(
             parts.driver,
             consumer,
             send,
             max_num_waiting=config.max_num_waiting,
             transfers=parts.transfers,
+            stored=None if store is None else StoredPrefix(parts.driver, store),
         )
         return worker
 

@@ -29,6 +29,7 @@ from decode.admission import Admission, Loan
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.counters import transport_counters
 from kv_transfer.handles import check_content
+from kv_transfer.stored_prefix import StoredPrefix
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ LOAD_DEADLINE_S = (
 class DecodeCounters:
     loads: int = 0
     recomputes: int = 0
+    sent_elsewhere: int = 0  # failed loads for which there was another source
 
 
 class DecodeWorker:
@@ -56,12 +58,15 @@ class DecodeWorker:
         *,
         max_num_waiting: int,
         transfers: Transfers | None = None,
+        stored: StoredPrefix | None = None,
     ) -> None:
-        """`transfers`: told what each load cost."""
+        """`transfers`: told what each load cost. `stored`: prompts' beginnings may be loaded from
+        there instead of computed."""
         self._driver = driver
         self._consumer = consumer
         self._max_num_waiting = max_num_waiting
         self._transfers = transfers or Transfers()
+        self._stored = stored
         self._admission = Admission(driver)
         self.requests = Requests(driver, send)
         self.counts = DecodeCounters()
@@ -71,9 +76,11 @@ class DecodeWorker:
     def handle(self, peer: bytes, message: Any) -> None:
         match message:
             case RunDecode(request=request, handle=handle, attempt=attempt):
-                origin = Origin(peer, attempt)
+                origin, recomputes = Origin(peer, attempt), not message.has_other_source
                 self.requests.start(
-                    request.request_id, origin, lambda: self._decode(request, handle)
+                    request.request_id,
+                    origin,
+                    lambda: self._decode(request, handle, recomputes=recomputes),
                 )
             case LoadHere(request=request, handle=handle, attempt=attempt):
                 origin = Origin(peer, attempt)
@@ -121,6 +128,7 @@ class DecodeWorker:
         found: dict[str, Callable[[], float]] = {
             "kv_loads": lambda: self.counts.loads,
             "recomputes": lambda: self.counts.recomputes,
+            "kv_loads_sent_elsewhere": lambda: self.counts.sent_elsewhere,
         }
         if self._consumer is not None:
             counts = self._consumer.counters
@@ -132,17 +140,28 @@ class DecodeWorker:
                 "kv_checksum_mismatch": lambda: counts.checksum_mismatches,
             }
             found |= transport_counters(self._consumer.transport)
+        stored = self._stored
+        if stored is not None:
+            found["kv_stored_prefix_blocks"] = lambda: stored.num_blocks
         return found
 
     async def close(self) -> None:
         await self.requests.close()
+        if self._stored is not None:
+            await self._stored.close()
         if self._consumer is not None:
             await self._consumer.close()
         self._driver.listeners.remove(self._on_step)
 
     async def _whole(self, request: EngineRequest) -> None:
+        await self._load_stored(request)
         await self.requests.add(request)
         self.requests.outbox.accept(request.request_id)
+
+    async def _load_stored(self, request: EngineRequest) -> None:
+        if self._stored is not None:
+            tokens = request.prompt_token_ids + request.output_token_ids
+            await self._stored.load(tokens, request.kv_salt)
 
     async def _decode_from_start(self, request: EngineRequest, handle: KVHandle) -> None:
         """For a router that keeps the first token of nobody: it is sampled here, as asked here."""
@@ -156,8 +175,14 @@ class DecodeWorker:
         await self._whole(request)
 
     async def _decode(
-        self, request: EngineRequest, handle: KVHandle, *, samples_first: bool = False
+        self,
+        request: EngineRequest,
+        handle: KVHandle,
+        *,
+        samples_first: bool = False,
+        recomputes: bool = True,
     ) -> None:
+        """`recomputes`: what does not come is computed here; else whoever asked is told."""
         if self._admission.num_waiting >= self._max_num_waiting:
             raise Overloaded("too many requests wait for KV blocks on this instance")
         self.requests.outbox.accept(request.request_id)
@@ -169,13 +194,18 @@ class DecodeWorker:
             await self._load(request, handle, samples_first)
         except TransferError as error:
             log.warning(
-                "request_id=%s KV load failed (%s: %s): recomputing",
+                "request_id=%s KV load failed (%s: %s): %s",
                 request.request_id,
                 error.code,
                 error.message,
+                "recomputing" if recomputes else "somebody else has it",
             )
-            self.counts.recomputes += 1
             self._transfers.failed(error.code)
+            if not recomputes:
+                self.counts.sent_elsewhere += 1
+                raise
+            self.counts.recomputes += 1
+            await self._load_stored(request)
             await self.requests.add(request)
         finally:
             self.num_loading -= 1

@@ -10,7 +10,7 @@ from common.instance.roles import Identity, RolePlan
 from kv_transfer.identity import KVIdentity
 from kv_transfer.producer import KVProducer
 from kv_transfer.setup import prefix_store, region_of, transfer_config, transport_of
-from prefill.stored_prefix import StoredPrefix
+from kv_transfer.stored_prefix import StoredPrefix
 from prefill.worker import PrefillWorker
 
 

@@ -26,7 +26,7 @@ from common.wire import Abort, RunDecode, RunPrefill, RunWhole
 from kv_transfer.counters import transport_counters
 from kv_transfer.handles import content_of
 from kv_transfer.producer import KVProducer
-from prefill.stored_prefix import StoredPrefix
+from kv_transfer.stored_prefix import StoredPrefix
 
 SETTLE_S = 5.0  # for a step that is under way when the worker ends
 

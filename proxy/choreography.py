@@ -79,6 +79,7 @@ class AskRoute:
     num_tokens: int
     avoid: frozenset[str]
     prefer_whole: bool
+    loader: str | None = None  # whose KV load has failed: it may load from somebody else
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ class Choreography:
     deadline: float = 0.0  # from then on `tick` has something to do
     tokens: list[int] = field(default_factory=list)  # all output so far: the token log
     _sent: EngineRequest | None = None  # the request as this attempt carries it
+    _has_other_source: bool = False
     _has_first: bool = False  # P's token of this attempt has come
     _early: list[TokenEvent] = field(default_factory=list)
     _num_failures: int = 0  # in a row
@@ -144,6 +146,7 @@ class Choreography:
                 return self._end(self._error)
             return self._wait(now)
         self.prefill, self.decode, self._give_up_at = prefill, decode, None
+        self._has_other_source = isinstance(route, Pair) and route.has_other_source
         request = self._begin_attempt()
         if prefill is not None:
             self.phase, self.deadline = Phase.ACCEPTING, now + self.limits.accept_s
@@ -163,7 +166,8 @@ class Choreography:
         assert self._sent is not None
         self.phase = Phase.HANDING_OVER if self._has_first else Phase.PREFILLING
         self.deadline = now + self.limits.stall_s
-        return [Send(self.decode, RunDecode(self._sent, handle, attempt))]
+        run = RunDecode(self._sent, handle, attempt, self._has_other_source)
+        return [Send(self.decode, run)]
 
     def tokens_came(
         self, source: str, attempt: int, event: TokenEvent, now: float
@@ -304,6 +308,7 @@ class Choreography:
             return self._end(error, finished=finished)
         aborts = self._aborts(finished)
         self._prefer_whole = isinstance(error, TransferError)
+        loader = source if self._prefer_whole and source == self.decode else None
         culprit = self.prefill if self._prefer_whole else source
         if blame and culprit:
             self._avoid.add(culprit)
@@ -311,7 +316,7 @@ class Choreography:
         if self._give_up_at is None:
             self._give_up_at = now + self.limits.recovery_s
         self.phase, self.prefill, self.decode = Phase.WAITING, None, None
-        return [*aborts, self._ask()]
+        return [*aborts, self._ask(loader)]
 
     def _wait(self, now: float) -> Sequence[Action]:
         """Ask again soon, and then ask anybody."""
@@ -338,9 +343,9 @@ class Choreography:
 
     # --- attempts ----------------------------------------------------------------------------
 
-    def _ask(self) -> AskRoute:
+    def _ask(self, loader: str | None = None) -> AskRoute:
         num_tokens = len(self.request.prompt_token_ids) + len(self.tokens)
-        return AskRoute(num_tokens, frozenset(self._avoid), self._prefer_whole)
+        return AskRoute(num_tokens, frozenset(self._avoid), self._prefer_whole, loader)
 
     def _begin_attempt(self) -> EngineRequest:
         self.attempt += 1

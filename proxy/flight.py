@@ -32,6 +32,7 @@ class Flight:
     phase: Phase = Phase.NEW
     assigned: tuple[str, ...] = ()
     kv_fingerprint: str = ""  # of the instances that computed what the client has
+    num_cached_on_decode: int = 0  # of it, its decode instance had before it was to load the rest
     num_cached: int = 0  # tokens of the prompt that its prefill instance should have
     observed: Observed = field(default_factory=Observed)
 
@@ -58,5 +59,6 @@ class Counts:
     stray_events: int = 0  # tokens of attempts that are over
     cached_tokens: int = 0  # of prompts, at the instances that they were sent to by prefix
     routed_apart: int = 0  # attempts on a prefill and a decode instance
+    other_sources: int = 0  # of those, after a load from somebody else had failed
     routed_whole: int = 0  # attempts on one instance
     rejections: dict[str, int] = field(default_factory=dict)  # by error code

@@ -58,6 +58,7 @@ class Snapshot:
 class Pair:
     prefill: str
     decode: str
+    has_other_source: bool = False  # should the load fail: another prefill instance has the KV
 
 
 @dataclass(frozen=True, slots=True)

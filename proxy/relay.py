@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import replace as replace_facts
 from typing import Any
 
 from msgspec.structs import replace
@@ -41,6 +42,7 @@ from proxy.fleet_view import Accounts, view_fleet
 from proxy.flight import Counts, Flight
 from proxy.links import Links
 from proxy.membership import NEW_ROLE, Member, Membership
+from proxy.other_source import other_source
 from proxy.policies import POLICIES, reads_prefixes
 from proxy.policy import (
     NoInstance,
@@ -335,6 +337,8 @@ class Fleet:
     def _route(self, flight: Flight, ask: AskRoute) -> Route:
         asked_at = time.monotonic()
         prefix, cached = self._look_up(flight)
+        if ask.loader is not None:  # it was expected to have all: that has not come
+            cached = {**cached, ask.loader: flight.num_cached_on_decode}
         facts = RequestFacts(
             ask.num_tokens,
             flight.turn,
@@ -347,9 +351,16 @@ class Fleet:
         fingerprint = flight.kv_fingerprint if flight.machine.has_output else ""
         adapter = flight.machine.request.adapter
         snapshot = view_fleet(self.membership, self._accounts, flight.model, fingerprint, adapter)
-        route = self._choose(snapshot, facts)
+        route = self._other_source(snapshot, facts, ask.loader) or self._choose(snapshot, facts)
         if isinstance(route, NoInstance):
             return route
+        if ask.loader is not None and isinstance(route, Pair):
+            self.counts.other_sources += 1
+        if isinstance(route, Pair):
+            flight.num_cached_on_decode = cached.get(route.decode, 0)
+            others = replace_facts(facts, avoid=facts.avoid | {route.prefill})
+            if self._other_source(snapshot, others, route.decode) is not None:
+                route = replace_facts(route, has_other_source=True)
         chosen = (route.prefill, route.decode) if isinstance(route, Pair) else (route.instance,)
         if isinstance(route, Pair):
             self.counts.routed_apart += 1
@@ -364,6 +375,14 @@ class Fleet:
                 hashes = prefix.hashes(self.membership.members[instance_id].info)
                 self.prefixes.index.expect(instance_id, hashes, time.monotonic())
         return route
+
+    def _other_source(
+        self, snapshot: Snapshot, facts: RequestFacts, loader: str | None
+    ) -> Pair | None:
+        """Known only while prefix caches are followed."""
+        if loader is None or self.prefixes is None:
+            return None
+        return other_source(snapshot, facts, loader, self.estimates, time.monotonic())
 
     def _look_up(self, flight: Flight) -> tuple[PromptPrefix | None, dict[str, int]]:
         """How much of the request's tokens is in whose prefix cache."""

@@ -100,6 +100,11 @@ def register_metrics(metrics: Metrics, fleet: Fleet) -> None:
         "Attempts on a prefill and a decode instance.",
         lambda: counts.routed_apart,
     )
+    metrics.counter_from(
+        "kv_other_sources",
+        "Failed KV loads that were tried again from another instance with the same KV.",
+        lambda: counts.other_sources,
+    )
     metrics.counter_from("routed_whole", "Attempts on one instance.", lambda: counts.routed_whole)
     metrics.counter_from(
         "migrations", "Attempts after a request's first.", lambda: counts.migrations

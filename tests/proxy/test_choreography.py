@@ -258,11 +258,26 @@ def test_prefill_is_irrelevant_once_decode_runs():
     assert not play.ends
 
 
+def test_a_failed_hand_over_goes_on_from_another_source():
+    play = Play(Pair("p", "d", has_other_source=True))
+    play.accepted()
+    assert play.sent[-1] == ("d", RunDecode(play.machine.request, HANDLE, 1, True))
+    play.tokens("p", 0, 10)
+    play.route = Pair("q", "d")
+    play.failed("d", LeaseExpired("expired"))
+    assert play.log[2:] == [("p", "Abort"), ("q", "RunPrefill")]
+    play.accepted("q")
+    assert not play.sent[-1][1].has_other_source
+    play.tokens("q", 1, 11)
+    play.tokens("d", 2, 12, finish=STOP)
+    assert (play.text, play.ends) == ([10, 11, 12], [None])
+
+
 def test_a_failed_hand_over_does_without_and_avoids_the_producer():
     play = handing_over()
     play.route = Whole("d")
     play.failed("d", LeaseExpired("expired"))
-    assert play.asked[-1] == AskRoute(4, frozenset({"p"}), True)
+    assert play.asked[-1] == AskRoute(4, frozenset({"p"}), True, loader="d")
     assert play.log[2:] == [("p", "Abort"), ("d", "RunWhole")]
 
 

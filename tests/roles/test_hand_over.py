@@ -24,7 +24,7 @@ from kv_transfer.consumer import KVConsumer
 from kv_transfer.identity import KVIdentity
 from kv_transfer.producer import KVProducer
 from kv_transfer.setup import prefix_store, region_of, transport_of
-from prefill.stored_prefix import StoredPrefix
+from kv_transfer.stored_prefix import StoredPrefix
 from prefill.worker import PrefillWorker
 from tests.kv_transfer.ends import NEEDS_NIXL
 
@@ -167,7 +167,14 @@ async def pair(connector="shm", block_sizes=(16, 16), **settings):
         block_size=block_sizes[0],
         stored=None if store is None else StoredPrefix(parts[0].driver, store),
     )
-    decode = DecodeWorker(parts[1].driver, consumer, proxy.sender("d"), max_num_waiting=64)
+    store = prefix_store(config, consumer.transport)
+    decode = DecodeWorker(
+        parts[1].driver,
+        consumer,
+        proxy.sender("d"),
+        max_num_waiting=64,
+        stored=None if store is None else StoredPrefix(parts[1].driver, store),
+    )
     try:
         yield Pair(proxy, prefill, decode, *parts)
     finally:
@@ -407,6 +414,23 @@ def test_a_released_offer_makes_decode_recompute_the_same_tokens():
             both.prefill.abort("r")
             await both.proxy.until(lambda: both.proxy.finished("d", "r"))
             assert both.proxy.tokens("r") == expected
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+def test_where_there_is_another_source_a_failed_load_is_told_and_not_computed():
+    async def body():
+        async with pair() as both:
+            made = make("r", 200)
+            both.prefill.handle(b"proxy", RunPrefill(made, 1))
+            await both.proxy.until(lambda: ("p", "r") in both.proxy.accepted)
+            both.prefill.abort("r")
+            handle = both.proxy.accepted["p", "r"]
+            both.decode.handle(b"proxy", RunDecode(made, handle, 1, has_other_source=True))
+            await both.proxy.until(lambda: ("d", "r") in both.proxy.failed)
+            assert both.proxy.failed["d", "r"].code.startswith("kv_")
+            assert (both.decode.counts.recomputes, both.decode.counts.sent_elsewhere) == (0, 1)
             await both.at_rest()
 
     asyncio.run(body())

@@ -59,3 +59,27 @@ def test_another_salt_finds_nothing(tmp_path):
     run(tmp_path / "kv", make("first", 64))
     salted = msgspec.structs.replace(make("second", 64), cache_salt="tenant-2")
     assert run(tmp_path / "kv", salted)[1] == 0
+
+
+def test_a_decode_instance_that_has_to_compute_loads_what_is_stored(tmp_path):
+    """Whether a prompt comes whole or its load has failed: the store is the other source."""
+    expected = expected_of(make("whole", 200))
+
+    async def body():
+        async with pair("shared_storage", storage_dir=str(tmp_path / "kv")) as both:
+            assert await both.run(make("first", 200)) == expected
+        async with pair("shared_storage", storage_dir=str(tmp_path / "kv")) as both:
+            made = make("failed", 200)
+            await both.start(made)
+            both.prefill.abort("failed")
+            await both.proxy.until(lambda: both.proxy.finished("d", "failed"))
+            assert both.proxy.tokens("failed") == expected
+            assert both.decode.counts.recomputes == 1
+            assert both.proxy.events["d"]["failed"][0].num_cached_tokens == 192
+            await both.at_rest()
+        async with pair("shared_storage", storage_dir=str(tmp_path / "kv")) as both:
+            assert await both.whole(make("whole", 200)) == expected
+            assert both.proxy.events["d"]["whole"][0].num_cached_tokens == 192
+            await both.at_rest()
+
+    asyncio.run(body())
