@@ -39,6 +39,10 @@ def served_adapters(infos: Iterable[InstanceInfo]) -> list[AdapterInfo]:
     return [_chosen(found) for _, found in sorted(by_name.items())]
 
 
+def adapter_cards(base: ModelCard, infos: Iterable[InstanceInfo]) -> list[ModelCard]:
+    return [adapter_card(base, adapter, base.created) for adapter in served_adapters(infos)]
+
+
 def _chosen(found: list[AdapterInfo]) -> AdapterInfo:
     holders = Counter(adapter.digest for adapter in found)
     return min(found, key=lambda adapter: (-holders[adapter.digest], adapter.digest))
@@ -61,10 +65,6 @@ class FleetAdapters:
         self._send = send
         self._answer_s = answer_s
         self._asked: dict[tuple[str, str], asyncio.Future[None]] = {}  # by instance and name
-
-    def cards(self, base: ModelCard) -> list[ModelCard]:
-        infos = [member.info for member in self._members().values()]
-        return [adapter_card(base, info, base.created) for info in served_adapters(infos)]
 
     async def load(self, name: str, path: str) -> None:
         """On every instance that has none of this name. Raises XpydError unless all have it then,

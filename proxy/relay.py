@@ -34,7 +34,7 @@ from common.wire import (
     Tokens,
     WatchPrefixes,
 )
-from proxy.adapters import FleetAdapters
+from proxy.adapters import FleetAdapters, adapter_cards
 from proxy.choreography import Action, AskRoute, Choreography, End, Limits, Phase, Send
 from proxy.disaggregation import Disaggregation
 from proxy.estimates import Estimates
@@ -134,11 +134,11 @@ class Fleet:
 
     def models(self) -> list[ModelCard]:
         model = self.served_model()
-        lengths = [member.info.max_model_len for member in self._serving().values()]
-        if not lengths:
+        infos = [member.info for member in self._serving().values()]
+        if not infos:
             return []
-        card = ModelCard(model, min(lengths), self._created)
-        return [card, *self.adapters.cards(card)]
+        card = ModelCard(model, min(info.max_model_len for info in infos), self._created)
+        return [card, *adapter_cards(card, infos)]
 
     def is_ready(self) -> bool:
         if self.is_draining or not self.can_read():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.api.adapters import AdapterDoor
 from common.engine_client import ModelCard, adapter_card
-from common.errors import BadRequest, ConfigError, ModelNotFound, XpydError
+from common.errors import BadRequest, ConfigError, ModelNotFound, Unavailable, XpydError
 from common.lora_modules import NAME_RULE, AdapterSource, is_adapter_name
 from common.model.lora.adapter import Adapter
 from common.model.lora.load import directory_inside
@@ -148,6 +148,8 @@ class ServedAdapters:
         if self.num_free < 1:
             limit = self._limits.max_adapters
             raise BadRequest(f"{limit} LoRA adapters are loaded; --max-loras allows no more")
+        if len(self._by_digest) >= 2 * self._limits.max_adapters:
+            raise Unavailable("adapters that were unloaded are still kept for running requests")
 
     def _read_inside(self, path: str) -> Adapter:
         root = Path(self._limits.root)

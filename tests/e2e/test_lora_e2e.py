@@ -183,3 +183,51 @@ async def loading(made, root, oracles):
     assert oracle_greedy(oracles["c"], tokens, found) == found
     assert (await change(made, made.url, "load", wish))[0] == 200
     assert await ask(made, made.url, "c", tokens) == found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("connector", ["shm", "shared_storage"])
+def test_different_files_under_one_name_never_mix(connector, adapters, tmp_path):
+    """P and D: the answer is that of one of the files. Then D alone, which has the other."""
+    root, oracles = adapters
+    common = ("--dtype", "float32", "--max-model-len", "512", "--kv-cache-memory", "32MiB")
+
+    async def body():
+        options = {"connector": connector, "arguments": (*common, "--enable-lora")}
+        async with cluster(tmp_path, proxy=False, **options) as made:
+            made.start_proxy("--policy", "prefix_aware")
+            made.start_instance("prefill", "--lora-modules", f"a={root / 'a'}")
+            made.start_instance("decode", "--lora-modules", f"a={root / 'b'}", f"c={root / 'c'}")
+            await made.healthy()
+            await made.ready_instances(2)
+            chosen = set()
+            for tokens in prompts():
+                found = await ask(made, made.url, "a", tokens)
+                chosen |= {n for n in "ab" if oracle_greedy(oracles[n], tokens, found) == found}
+                for model in ("c", "xpyd-demo"):
+                    found = await ask(made, made.url, model, tokens)
+                    assert oracle_greedy(oracles[model], tokens, found) == found
+            assert len(chosen) == 1
+            await made.at_rest()
+
+    asyncio.run(body())
+
+
+@pytest.mark.long
+def test_a_request_keeps_its_adapter_when_its_instance_dies(adapters, tmp_path):
+    root, _ = adapters
+
+    async def body():
+        async with cluster(tmp_path, prefill=1, decode=2, arguments=flags(root)) as made:
+            tokens, long = prompts()[1], {"max_tokens": 300, "temperature": 0, "ignore_eos": True}
+            expected = await ask(made, made.of("decode")[0].plan.url, "a", tokens, **long)
+            assert await ask(made, made.of("decode")[0].plan.url, "b", tokens, **long) != expected
+            async with aclosing(streamed(made, "a", tokens, **long)) as stream:
+                found = [await anext(stream) for _ in range(20)]
+                rows = (await made.get(f"{made.url}/instances"))["instances"]
+                (busy,) = [r["url"] for r in rows if r["role"] == "decode" and r["requests"]]
+                (victim,) = [c for c in made.of("decode") if c.plan.url == busy]
+                victim.process.kill()
+                assert found + [token async for token in stream] == expected
+
+    asyncio.run(body())

@@ -7,7 +7,7 @@ import pytest
 from common.engine_client import ModelCard
 from common.errors import BadRequest, DeadlineExceeded, InstanceLost, ModelNotFound, Unavailable
 from common.wire import AdapterDone, AdapterInfo, AdaptersChanged, InstanceInfo, Load
-from proxy.adapters import FleetAdapters, served_adapters
+from proxy.adapters import FleetAdapters, adapter_cards, served_adapters
 from proxy.fleet_view import Accounts, view_fleet
 from proxy.membership import Membership
 
@@ -70,7 +70,8 @@ class Instances:
         return True
 
     def names(self):
-        return [card.name for card in self.fleet.cards(BASE)]
+        infos = [member.info for member in self.members().values()]
+        return [card.name for card in adapter_cards(BASE, infos)]
 
 
 NO_FILE = AdapterDone("a", "invalid_value", "no such directory")

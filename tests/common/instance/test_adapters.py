@@ -5,7 +5,13 @@ import asyncio
 import pytest
 
 from common.engine_client import ModelCard
-from common.errors import BadRequest, ConfigError, ModelNotFound, PermissionDenied
+from common.errors import (
+    BadRequest,
+    ConfigError,
+    ModelNotFound,
+    PermissionDenied,
+    Unavailable,
+)
 from common.instance.adapters import AdapterLimits, NoAdapters, ServedAdapters, carry_out
 from common.lora_modules import AdapterSource, parse_lora_modules
 from common.model.lora.adapter import Adapter
@@ -134,6 +140,22 @@ def test_names_are_unique_and_their_number_is_limited(shelf):
         await shelf.served.unload("a")
         await shelf.served.load("c", "three")
         assert shelf.names() == ["b", "c"]
+
+    asyncio.run(body())
+
+
+def test_changing_quickly_does_not_fill_the_memory(shelf):
+    async def body():
+        for name in ("four", "five"):
+            shelf.add(name, name)
+        for name in ("one", "two", "three", "four"):
+            await shelf.served.load("a", name)
+            await shelf.served.unload("a")
+        with pytest.raises(Unavailable, match="still kept"):
+            await shelf.served.load("a", "five")
+        shelf.now = 31.0
+        shelf.served.forget_retired()
+        await shelf.served.load("a", "five")
 
     asyncio.run(body())
 
