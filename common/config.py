@@ -254,6 +254,18 @@ class ProxyConfig(FrontEndConfig):
     controller: Literal["off", "suggest", "act"] = option(
         "off", "watch the load: say when an instance should change its role, or change it"
     )
+    controller_ttft_ms: float | None = option(
+        None,
+        "with --controller: target for the time to first token, 90th percentile; above it prefill "
+        "needs more; default --slo-ttft-ms, which also refuses requests",
+        metavar="MS",
+    )
+    controller_itl_ms: float | None = option(
+        None,
+        "with --controller: target for the gap between tokens, 90th percentile; above it decode "
+        "needs more",
+        metavar="MS",
+    )
     workers: int = option(1, "processes that share the port; limits are per process", metavar="N")
     worker: str = option("", "", env="XPYD_PROXY_WORKER", flag=False)  # set by their parent
     tokenizer: str = option("", "directory of the tokenizer; default: the instances' model")
@@ -262,7 +274,12 @@ class ProxyConfig(FrontEndConfig):
         FrontEndConfig.__post_init__(self)  # super() does not go with slots
         check_port("--port", self.port)
         check_port("--registry-port", self.registry_port)
-        check_positive(self, "max_queue itl_budget_ms workers")
+        check_positive(self, "max_queue itl_budget_ms workers controller_ttft_ms controller_itl_ms")
+        if self.controller == "off":
+            for name in ("controller_ttft_ms", "controller_itl_ms"):
+                if getattr(self, name) is not None:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise ConfigError(f"{flag} has no effect without --controller suggest or act")
         for flag in ("prefill", "decode"):
             for address in getattr(self, flag):
                 parse_address(f"--{flag}", address)
@@ -306,6 +323,10 @@ class UpConfig:
     topology_file: str = option("run/topology.json", "where the running topology is described")
     log_dir: str = option("run/logs", "one log file per process")
     restart: bool = option(True, "start what has ended again, after 1, 2, 4 … 30 s")
+    breakable_links: bool = option(
+        False,
+        "all links between the processes pass relays that `xpyd chaos` can cut, silence and slow",
+    )
     demo: bool = option(False, "send a few requests, print the answers, stop")
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ Side = Literal["prefill", "decode"]
 
 HIGH = 1.0  # a side above this needs more
 LOW = 0.6  # a side that would stay below this can give
+SHORT = "both sides need more instances"
 BUSY = 0.9  # share of the time with something to compute, from which on a queue is a queue
 
 
@@ -102,7 +103,7 @@ def _weigh(
     if not any(is_high):
         return Advice("as many as the load wants", *counts, pressure=pressure)
     if all(is_high):
-        return Advice("both sides need more instances", *counts, pressure=pressure)
+        return Advice(SHORT, *counts, pressure=pressure)
     needy = is_high.index(True)
     giver = 1 - needy
     what = f"{sides[needy]} is at {pressure[needy]:.1f} times its target"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from common.errors import XpydError
-from proxy.advice import Advice, FleetSample, InstanceSample, Side, Targets, advise
+from proxy.advice import SHORT, Advice, FleetSample, InstanceSample, Side, Targets, advise
 from proxy.membership import Member, State
 from proxy.relay import Fleet
 
@@ -70,6 +70,12 @@ class Controller:
                 "prefill": round(advice.pressure[0], 3),
                 "decode": round(advice.pressure[1], 3),
             },
+            "targets": {
+                "queue_s": self._targets.queue_s,
+                "kv_usage": self._targets.kv_usage,
+                "ttft_s": self._targets.ttft_s,
+                "itl_s": self._targets.itl_s,
+            },
             "flips": self.num_flips,
         }
 
@@ -82,6 +88,8 @@ class Controller:
             advise(self._window, self._targets, now, self._changed_at),
         )
         advice = self._advice
+        if advice.reason == SHORT and before.reason != SHORT:
+            log.info("%s; no change of roles would help", SHORT)
         if advice.flip is None:
             return
         if before.flip != advice.flip:

@@ -71,6 +71,7 @@ class ProxySettings:
     admin_key: str = ""  # none: the admin API is off
     cluster_key: ClusterKey | None = None  # that instances must hold, too
     controller: Mode = "off"
+    targets: Targets = Targets()  # of the controller
     tls: Tls | None = None
     allow_open_http: bool = False
     metrics_prefix: str = "xpyd"
@@ -196,8 +197,7 @@ def _controller(settings: ProxySettings, fleet: Fleet, observed: RequestMetrics)
         recent = observed.recent()
         return recent["ttft"]["p90"], recent["itl"]["p90"]
 
-    targets = Targets(ttft_s=settings.admission.slo_ttft_s)
-    return Controller(fleet, settings.controller, targets, latencies)
+    return Controller(fleet, settings.controller, settings.targets, latencies)
 
 
 async def _warm_up(fleet: Fleet) -> None:

@@ -3,10 +3,10 @@
     xpyd up --prefill 2 --decode 2 &
     xpyd chaos --topology run/topology.json --duration-s 120 --seed 7
 
-Streams of every kind run while instances are killed, terminated, stopped and paused and clients
-hang up; each answer is compared with the one of a quiet day. Touches only processes that the
-topology file names, never the proxy, and no instance that is the only one of its role. Without the
-file it only hangs up.
+Streams of every kind run while instances are killed, terminated, stopped and paused, links are cut,
+silenced and slowed (`xpyd up --breakable-links`) and clients hang up; each answer is compared with
+the one of a quiet day. Touches only processes that the topology file names, never the proxy, and no
+instance that is the only one of its role. Without the file it only hangs up.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import aiohttp
 from common.errors import ConfigError
 from scripts.faults.options import add_arguments
 from scripts.faults.rounds import Rounds, Settings
-from scripts.faults.schedule import schedule
+from scripts.faults.schedule import KINDS, schedule
 from scripts.faults.site import Site
-from scripts.faults.targets import read_targets
+from scripts.faults.targets import link_control, read_targets
 from scripts.faults.verdict import HEAD, Row, line, report
 from scripts.faults.workload import jobs
 
@@ -49,7 +49,7 @@ async def _run(args: argparse.Namespace, rows: list[Row]) -> None:
     """Appends to `rows`, so that what was seen is reported however this ends."""
     targets = read_targets(args.topology) if args.topology else []
     names = [target.name for target in targets]
-    kinds = args.faults if targets else [k for k in args.faults if k in ("hang-up", "nothing")]
+    kinds = _possible(args, bool(targets))
     settings = Settings(
         args.topology,
         args.stream_timeout_s,
@@ -79,6 +79,18 @@ async def _run(args: argparse.Namespace, rows: list[Row]) -> None:
                 break
         if pids := rounds.left_running():
             print(f"started by chaos, and yours to stop: {', '.join(map(str, pids))}")
+
+
+def _possible(args: argparse.Namespace, has_targets: bool) -> list[str]:
+    """Of the kinds that were asked for, those that this deployment lets us bring about."""
+    kinds = [KINDS[name] for name in args.faults or KINDS]
+    if not has_targets:
+        return [kind.name for kind in kinds if kind.victims == "none"]
+    if link_control(args.topology):
+        return [kind.name for kind in kinds]
+    if args.faults and any(kind.link for kind in kinds):
+        raise ConfigError("no links to break here: start with `xpyd up --breakable-links`")
+    return [kind.name for kind in kinds if not kind.link]
 
 
 def main() -> int:

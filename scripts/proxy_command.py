@@ -12,6 +12,7 @@ from common.api.settings import admission_limits, api_settings
 from common.config import ProxyConfig
 from common.errors import ConfigError
 from common.http_server import tls_of
+from proxy.advice import Targets
 from proxy.disaggregation import Disaggregation
 from proxy.server import ProxySettings
 from proxy.server import run as run_proxy
@@ -46,10 +47,21 @@ def settings_of(config: ProxyConfig, admin_key: str) -> ProxySettings:
         api=api_settings(config),
         admin_key=admin_key,
         controller=config.controller,
+        targets=_targets(config),
         cluster_key=cluster_key.load(config.cluster_key_file, config.cluster_key),
         tls=tls_of(config.ssl_certfile, config.ssl_keyfile),
         allow_open_http=config.allow_open_http,
         metrics_prefix=f"{config.metrics_prefix}:",
+    )
+
+
+def _targets(config: ProxyConfig) -> Targets:
+    """What the controller holds the fleet to."""
+    ttft_ms = config.controller_ttft_ms or config.slo_ttft_ms
+    itl_ms = config.controller_itl_ms
+    return Targets(
+        ttft_s=None if ttft_ms is None else ttft_ms / 1e3,
+        itl_s=None if itl_ms is None else itl_ms / 1e3,
     )
 
 

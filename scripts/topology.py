@@ -21,6 +21,9 @@ from common.errors import ConfigError
 FIRST_PORT = {"prefill": 8100, "decode": 8200}
 BUNDLED_MODEL = Path(__file__).parent.parent / "models" / "xpyd-demo"
 
+FIRST_LINK_HOST = 11  # 127.0.0.11: what the first instance announces where links can be broken
+MAX_LINK_HOSTS = 200
+
 IsFree = Callable[[str, int], bool]  # (host, port)
 
 
@@ -35,6 +38,14 @@ class ProcessPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkPlan:
+    """Where relays stand between the processes."""
+
+    hosts: dict[str, str]  # by instance: the address that it announces
+    registry_port: int  # that instances are told
+
+
+@dataclass(frozen=True, slots=True)
 class TopologyPlan:
     model: str  # served name
     model_path: str
@@ -43,6 +54,7 @@ class TopologyPlan:
     registry: str  # tcp://host:port
     storage_dir: str | None = None
     restart: bool = True  # does the launcher start again what has ended?
+    links: LinkPlan | None = None  # can they be broken?
     processes: list[ProcessPlan] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,6 +79,8 @@ def plan_topology(
     taken: set[int] = set()
     proxy_port = _exact_port("--port", config.host, config.port, taken, is_free)
     registry_port = _next_port(config.registry_port, taken, is_free)
+    links = _links(config, registry_port, taken, is_free, instance_arguments)
+    told_port = links.registry_port if links else registry_port
     roles = ["prefill"] * config.prefill + ["decode"] * config.decode
     ports = {
         "prefill": _ports(config, "prefill", config.prefill, taken, is_free),
@@ -82,11 +96,12 @@ def plan_topology(
         port = ports[role][index]
         argv = [
             *_xpyd("serve", model, "--role", role, "--port", str(port)),
-            *("--registry", f"127.0.0.1:{registry_port}", "--served-model-name", served),
+            *("--registry", f"127.0.0.1:{told_port}", "--served-model-name", served),
             *("--kv-connector", config.connector),
             *(("--kv-storage-dir", storage) if storage else ()),
             *_api_key_file(config),
             *place.arguments,
+            *(("--advertise-host", links.hosts[f"{role}-{index}"]) if links else ()),
             *instance_arguments,
         ]
         env = place.env | _key_env(config, cluster_key)
@@ -115,11 +130,14 @@ def plan_topology(
         f"tcp://127.0.0.1:{registry_port}",
         storage,
         config.restart,
+        links,
     )
 
 
-def describe(plan: TopologyPlan, pids: dict[str, int], side_channels: list[str]) -> dict[str, Any]:
-    """The contents of topology.json."""
+def describe(
+    plan: TopologyPlan, pids: dict[str, int], side_channels: list[str], control: str | None = None
+) -> dict[str, Any]:
+    """The contents of topology.json. `control`: the socket file that takes orders for links."""
     rows = {
         process.name: {
             "url": process.url,
@@ -141,6 +159,7 @@ def describe(plan: TopologyPlan, pids: dict[str, int], side_channels: list[str])
         "side_channels": side_channels,
         "storage": {"dir": plan.storage_dir},
         "restart": plan.restart,
+        "links": {"control": control} if control else None,
     }
 
 
@@ -189,6 +208,27 @@ def _places(
         _Place(("--cpu-cores", ",".join(map(str, share))), {})
         for share in share_cores(cores, len(roles))
     ]
+
+
+def _links(
+    config: UpConfig,
+    registry_port: int,
+    taken: set[int],
+    is_free: IsFree,
+    instance_arguments: Sequence[str],
+) -> LinkPlan | None:
+    if not config.breakable_links:
+        return None
+    if sys.platform != "linux":
+        raise ConfigError("--breakable-links needs Linux, where all of 127.0.0.0/8 is this machine")
+    if taken_by := [a for a in instance_arguments if a.startswith(("--advertise", "--internal"))]:
+        raise ConfigError(f"--breakable-links sets what {taken_by[0]} would: leave one of them out")
+    names = [f"prefill-{number}" for number in range(config.prefill)]
+    names += [f"decode-{number}" for number in range(config.decode)]
+    if len(names) > MAX_LINK_HOSTS:
+        raise ConfigError(f"--breakable-links: at most {MAX_LINK_HOSTS} instances")
+    hosts = {name: f"127.0.0.{FIRST_LINK_HOST + number}" for number, name in enumerate(names)}
+    return LinkPlan(hosts, _next_port(registry_port + 1, taken, is_free))
 
 
 def share_cores(cores: Sequence[int], instances: int) -> list[list[int]]:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -24,6 +27,7 @@ from common.config import UpConfig
 from common.errors import ConfigError
 from common.http_server import refuse_open_bind, tls_of
 from scripts import demo
+from scripts.faults.links import Links, asker
 from scripts.keeper import ChildDied, Keeper
 from scripts.supervise import Child, start, stop
 from scripts.topology import TopologyPlan, describe, plan_topology, write_topology
@@ -64,6 +68,8 @@ class _Launcher:
         self._keys = _all_keys(config)
         self._stop = asyncio.Event()
         self._side_channels: dict[int, str] = {}  # by pid
+        self._links: Links | None = None
+        self._control: Path | None = None  # where these take orders
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -71,6 +77,7 @@ class _Launcher:
             loop.add_signal_handler(number, self._stop.set)
         status = 0
         try:
+            await self._lay_links()
             await self._start()
             if not self._stop.is_set():
                 status = await self._serve()
@@ -80,6 +87,16 @@ class _Launcher:
         finally:
             await self._shut_down()
         return status
+
+    async def _lay_links(self) -> None:
+        plan = self._plan.links
+        if plan is None:
+            return
+        urls = {process.name: process.url for process in self._plan.instances}
+        registry = plan.registry_port, urlsplit(self._plan.registry).port or 0
+        self._links = Links(plan.hosts, registry, asker(urls, self._keys))
+        self._control = Path(tempfile.mkdtemp(prefix="xpyd-links-")) / "control"
+        await self._links.start(self._control)
 
     async def _start(self) -> None:
         plan = self._plan
@@ -152,7 +169,8 @@ class _Launcher:
                     self._side_channels[child.pid] = info["side_channel"]
         pids = {child.plan.name: child.pid for child in self._children}
         known = [self._side_channels[pid] for pid in pids.values() if pid in self._side_channels]
-        write_topology(self._file, describe(self._plan, pids, known))
+        control = None if self._control is None else str(self._control)
+        write_topology(self._file, describe(self._plan, pids, known, control))
 
     async def _shut_down(self) -> None:
         if any(child.process.poll() is None for child in self._children):
@@ -161,6 +179,10 @@ class _Launcher:
         instances = [child for child in self._children if child.plan.role != "proxy"]
         await stop(proxies)  # first, so that running streams can still finish
         await stop(instances)
+        if self._links is not None:
+            await self._links.close()
+        if self._control is not None:
+            shutil.rmtree(self._control.parent, ignore_errors=True)
         self._file.unlink(missing_ok=True)
 
 

@@ -39,8 +39,10 @@ const drawTopology = (status) => {
     frame.append(make("div", "column whole", heading, ...wholes.map(node)));
   }
   const total = status.links.reduce((sum, link) => sum + link.handovers, 0);
+  const wish = status.controller && status.controller.flip
+    ? `the controller would rather have ${status.controller.suggests}: ${status.controller.reason}; ` : "";
   say("topology-note", status.instances.length
-    ? `${many(total, "hand-over", "hand-overs")} in the last minute; the wider a line, the more`
+    ? wish + `${many(total, "hand-over", "hand-overs")} in the last minute; the wider a line, the more`
     : "");
   drawLinks(status);
 };

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ConfigError
+from scripts.faults.links import Order, give_order
 from scripts.faults.schedule import Fault
 from scripts.faults.site import Site, until
 from scripts.faults.stream import Answer, play
-from scripts.faults.targets import Target, is_kept, read_targets, start_again
+from scripts.faults.targets import Target, is_kept, link_control, read_targets, start_again
 from scripts.faults.verdict import Row
 from scripts.faults.workload import Job
 
@@ -125,6 +126,9 @@ class Rounds:
     async def _act(self, fault: Fault) -> None:
         if not fault.victim:
             return
+        if fault.kind.link is not None:
+            await self._break_link(fault)
+            return
         victim = next(target for target in self._targets() if target.name == fault.victim)
         if fault.kind.is_fatal:
             victim.signal(signal.SIGKILL if fault.kind.name == "kill" else signal.SIGTERM)
@@ -134,6 +138,18 @@ class Rounds:
             await asyncio.sleep(STOP_S if fault.kind.name == "stop" else PAUSE_S)
         finally:
             victim.signal(signal.SIGCONT)
+
+    async def _break_link(self, fault: Fault) -> None:
+        """It mends itself; a round is over when it has."""
+        assert self._settings.topology is not None
+        assert fault.kind.link is not None
+        seconds = fault.kind.link_s
+        try:
+            order = Order(fault.victim, fault.kind.link, seconds)
+            await give_order(link_control(self._settings.topology), order)
+        except (OSError, ValueError, asyncio.TimeoutError) as error:
+            raise ConfigError(f"the link of {fault.victim} cannot be broken: {error}") from None
+        await asyncio.sleep(seconds)
 
     async def _restore(self, fault: Fault, began: float) -> float | None:
         """Seconds from `began` until everybody is ready; None if that does not come about."""

@@ -72,6 +72,11 @@ def is_kept(path: Path) -> bool:
     return bool(_read(path).get("restart", False))
 
 
+def link_control(path: Path) -> str:
+    """Where the launcher that wrote the file takes orders for links; "" if it has none to break."""
+    return str((_read(path).get("links") or {}).get("control", ""))
+
+
 def start_again(target: Target, path: Path) -> subprocess.Popen[bytes]:
     """As the file says it was started; its new pid goes into the file. It outlives us, as the one
     before it would have."""

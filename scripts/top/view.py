@@ -26,6 +26,7 @@ def view(
     fixed = [
         _heading(status, paint),
         _traffic(status),
+        *_controller(status, paint),
         *_latencies(status, paint),
         "",
     ]
@@ -71,6 +72,15 @@ def _traffic(status: Status) -> str:
         f"  {_pace(recent['prompt_tokens_per_s'])} prompt tokens/s"
         f"  {counts['migrations']} moved  {counts['failed']} lost"
     )
+
+
+def _controller(status: Status, paint: _Paint) -> list[str]:
+    """What it would rather have, if there is one."""
+    advice = status.get("controller")
+    if advice is None:
+        return []
+    wanted = paint(_clean(advice["suggests"]), "yellow" if advice["flip"] else "quiet")
+    return [f"controller ({_clean(advice['mode'])}): {wanted}, {_clean(advice['reason'])}"]
 
 
 def _latencies(status: Status, paint: _Paint) -> list[str]:

@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from scripts.faults.relay import Relay
 from scripts.faults.stream import Answer, play
 from scripts.faults.workload import Job, jobs, stopping
 from scripts.supervise import Child, stop
 from tests.e2e.cluster import Cluster
-from tests.e2e.relay import Relay
 from tests.ports import free_port
 
 MODEL = "xpyd-demo"
@@ -36,6 +36,8 @@ class Fleet:
         self.relays: dict[int, list[Relay]] = {}  # by pid of the instance behind them
         self.jobs: list[Job] = []
         self.expected: dict[str, Answer] = {}
+        self.longest_gap_s = 0.0  # between two pieces of a stream, since somebody set it to 0
+        self.longest_first_s = 0.0  # from asking to the first piece
 
     # --- processes -----------------------------------------------------------------------------
 
@@ -99,6 +101,23 @@ class Fleet:
         rows = (await self.status())["instances"]
         return {row["url"].rpartition(":")[2]: row["state"] for row in rows}
 
+    async def is_left(self, child: Child) -> bool:
+        """Has the proxy given it up?"""
+        return await self.state_of(child) in ("dead", "unknown")
+
+    async def is_gone(self, child: Child) -> bool:
+        """Does the proxy know that nobody answers there?"""
+        return await self.state_of(child) != "ready"
+
+    async def has_work(self, child: Child) -> bool:
+        """Has the proxy sent it something that has not ended?"""
+        rows = (await self.status())["instances"]
+        port = child.plan.url.rpartition(":")[2]
+        return any(row["requests"] for row in rows if row["url"].endswith(f":{port}"))
+
+    async def incarnation_of(self, child: Child) -> str:
+        return str((await self.cluster.get(f"{child.plan.url}/instance"))["incarnation"])
+
     async def state_of(self, child: Child) -> str:
         return (await self.states()).get(child.plan.url.rpartition(":")[2], "unknown")
 
@@ -129,21 +148,34 @@ class Fleet:
             return await play(session, self.cluster.url, job, timeout_s=END_S, **options)
 
     @contextlib.asynccontextmanager
-    async def streaming(self, *only: str) -> AsyncIterator[None]:
-        """The body runs once every stream has begun; afterwards each must have said what it says
-        on a quiet day, to the last byte."""
-        chosen = [job for job in self.jobs if not only or job.name in only]
-        begun = [asyncio.Event() for _ in chosen]
-        tasks = [
-            asyncio.create_task(self.ask(job, running=event))
-            for job, event in zip(chosen, begun, strict=True)
-        ]
-        await asyncio.gather(*(event.wait() for event in begun))
-        yield
-        for job, answer in zip(chosen, await asyncio.gather(*tasks), strict=True):
+    async def streaming(self, *only: str, begun: bool = True) -> AsyncIterator[None]:
+        """The body runs once every stream has begun (or is asked for: `begun=False`); afterwards
+        each must have said what it says on a quiet day, to the last byte."""
+        async with self.answers(*only, begun=begun) as answers:
+            yield
+        for job, answer in answers:
             self.check(job, answer)
 
+    @contextlib.asynccontextmanager
+    async def answers(
+        self, *only: str, begun: bool = True
+    ) -> AsyncIterator[list[tuple[Job, Answer]]]:
+        """The same, and nothing is judged: the list is filled in the end."""
+        chosen = [job for job in self.jobs if not only or job.name in only]
+        events = [asyncio.Event() for _ in chosen]
+        tasks = [
+            asyncio.create_task(self.ask(job, running=event))
+            for job, event in zip(chosen, events, strict=True)
+        ]
+        if begun:
+            await asyncio.gather(*(event.wait() for event in events))
+        found: list[tuple[Job, Answer]] = []
+        yield found
+        found += zip(chosen, await asyncio.gather(*tasks), strict=True)
+
     def check(self, job: Job, answer: Answer) -> None:
+        self.longest_gap_s = max(self.longest_gap_s, answer.gap_s)
+        self.longest_first_s = max(self.longest_first_s, answer.first_s)
         failed = f"{job.name}: {answer.status} {answer.error}\n{self.cluster.logs()}"
         assert answer.is_complete, failed
         assert answer.said() == self.expected[job.name].said(), f"{job.name} was altered"

@@ -29,8 +29,14 @@ def test_a_seed_fixes_what_breaks_and_everything_breaks_once():
     assert first == list(islice(schedule(3, list(KINDS), FLEET), 40))
     assert first != list(islice(schedule(4, list(KINDS), FLEET), 40))
     seen = {(fault.kind.name, fault.victim) for fault in first}
-    fatal = {(kind, f"prefill-{n}") for kind in ("kill", "terminate", "stop") for n in (0, 1)}
-    assert seen == fatal | {("pause", name) for name in FLEET} | {("hang-up", ""), ("nothing", "")}
+    away = {name for name, kind in KINDS.items() if kind.takes_away}
+    assert away == {"kill", "terminate", "stop", "cut", "silence"}
+    assert seen == {
+        *((kind, f"prefill-{number}") for kind in away for number in (0, 1)),
+        *((kind, name) for kind in ("pause", "slow") for name in FLEET),
+        *(("hang-up", ""), ("nothing", ""), ("registry", "registry")),
+    }
+    assert {fault.kind.name for fault in first[: len(KINDS)]} == set(KINDS), "each kind comes early"
 
 
 def test_the_only_one_of_its_role_is_not_taken_away():

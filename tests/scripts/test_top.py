@@ -78,6 +78,13 @@ def test_what_matters_is_there():
     assert "\x1b" not in shown
 
 
+def test_a_controllers_suggestion_is_shown():
+    advice = {"mode": "suggest", "suggests": "2P1D", "reason": "prefill is late", "flip": None}
+    shown = "\n".join(view(status(controller=advice), 120, 50, False))
+    assert "controller (suggest): 2P1D, prefill is late" in shown
+    assert "controller" not in "\n".join(view(status(controller=None), 120, 50, False))
+
+
 @pytest.mark.parametrize("is_colored", [False, True])
 @pytest.mark.parametrize(("width", "height"), [(20, 4), (80, 24), (200, 60)])
 @pytest.mark.parametrize("count", [0, 1, 40])

@@ -42,6 +42,23 @@ def test_a_named_port_in_use_is_refused():
         plan(UpConfig(decode=2, decode_ports="9000"))
 
 
+def test_links_that_can_be_broken_lead_over_addresses_of_their_own():
+    made = plan(UpConfig(prefill=1, decode=2, breakable_links=True), busy={30002})
+    assert made.links is not None
+    hosts = [flag(p.argv, "--advertise-host") for p in made.instances]
+    assert hosts == list(made.links.hosts.values()) == [f"127.0.0.{n}" for n in (11, 12, 13)]
+    assert made.registry == "tcp://127.0.0.1:30001"
+    assert made.links.registry_port == 30003, "what instances are told is the relay's"
+    assert all(flag(p.argv, "--registry") == "127.0.0.1:30003" for p in made.instances)
+    assert flag(made.proxy.argv, "--registry-port") == "30001"
+    with pytest.raises(ConfigError, match="--advertise-host"):
+        plan(UpConfig(breakable_links=True), extra=["--advertise-host", "10.0.0.1"])
+    pids = {process.name: 1 for process in made.processes}
+    assert describe(made, pids, [], "/c")["links"] == {"control": "/c"}
+    assert describe(made, pids, [])["links"] is None
+    assert plan(UpConfig()).links is None
+
+
 def test_named_gpus_are_dealt_out_per_role():
     made = plan(UpConfig(prefill=2, decode=1, prefill_gpus="4,5", decode_gpus="6"), gpus=8)
     assert [p.env["CUDA_VISIBLE_DEVICES"] for p in made.instances] == ["4", "5", "6"]

@@ -9,11 +9,11 @@ import socket
 
 
 class Relay:
-    """From `host:port` to `target`, both ways. Runs in the test's event loop.
+    """From `host:port` to `target`, both ways. Runs in the caller's event loop.
 
     `cut()`: connections break and new ones are refused. `silence()`: they stay, and nothing comes
-    through. `slow(...)`: each direction of each connection has that rate and delay. `mend()` undoes
-    all three.
+    through, or only towards the target. `slow(...)`: each direction of each connection has that
+    rate and delay. `mend()` undoes all three.
     """
 
     def __init__(self, host: str, port: int, target: tuple[str, int]) -> None:
@@ -21,8 +21,9 @@ class Relay:
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self._open = asyncio.Event()
-        self._open.set()
+        self._to_target, self._from_target = asyncio.Event(), asyncio.Event()
+        self._to_target.set()
+        self._from_target.set()
         self._bytes_per_s = math.inf
         self._delay_s = 0.0
 
@@ -45,15 +46,19 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0)  # and every socket is closed
 
-    def silence(self) -> None:
-        self._open.clear()
+    def silence(self, *, one_way: bool = False) -> None:
+        """`one_way`: what goes towards the target still arrives there."""
+        self._from_target.clear()
+        if not one_way:
+            self._to_target.clear()
 
     def slow(self, bytes_per_s: float = math.inf, delay_s: float = 0.0) -> None:
         self._bytes_per_s, self._delay_s = bytes_per_s, delay_s
 
     async def mend(self) -> None:
         self.slow()
-        self._open.set()
+        self._from_target.set()
+        self._to_target.set()
         await self.start()
 
     def _accept(self) -> None:
@@ -73,8 +78,8 @@ class Relay:
             back, there = await asyncio.open_connection(*self.target)
             self._writers.add(there)
             directions = [
-                asyncio.ensure_future(self._pump(reader, there)),
-                asyncio.ensure_future(self._pump(back, writer)),
+                asyncio.ensure_future(self._pump(reader, there, self._to_target)),
+                asyncio.ensure_future(self._pump(back, writer, self._from_target)),
             ]
             try:
                 await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
@@ -90,11 +95,13 @@ class Relay:
                     end.transport.abort()
                     self._writers.discard(end)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_open: asyncio.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(16 << 10):
                 if self._delay_s or self._bytes_per_s < math.inf:
                     await asyncio.sleep(self._delay_s + len(data) / self._bytes_per_s)
-                await self._open.wait()
+                await is_open.wait()
                 writer.write(data)
                 await writer.drain()
