@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key", default=os.environ.get("XPYD_API_KEY"))
     parser.add_argument("--duration-s", type=float, default=120.0, help="begin no round after this")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same faults in same order")
-    parser.add_argument("--streams", type=int, default=7, help="at once")
-    parser.add_argument("--tokens", type=int, default=200, help="per answer")
+    parser.add_argument("--streams", type=int, default=7, help="at once; as many come later")
+    parser.add_argument("--tokens", type=int, default=400, help="per answer")
     parser.add_argument(
         "--faults",
         nargs="+",

@@ -61,11 +61,12 @@ class Rounds:
         """Bring `fault` about under that many streams, and wait until all is whole again."""
         kind = fault.kind
         limit_s = kind.gap_limit_s * self._settings.gap_factor
-        row = Row(kind.name, fault.victim, limit_s, streams=num_streams)
+        row = Row(kind.name, fault.victim, limit_s)
         before = await self._site.migrations()
         began = time.monotonic()
         answers = await self._break(fault, num_streams)
         row.whole_after_s = await self._restore(fault, began)
+        row.streams = len(answers)
         for job, answer, was_cut in answers:
             self._judge(row, self._expected[job.name], answer, was_cut)
         if row.whole_after_s is None:
@@ -105,6 +106,7 @@ class Rounds:
         cuts = [
             rng.randrange(1, MAX_HANG_UP) if fault.kind.name == "hang-up" else None for _ in chosen
         ]
+        was_cut = [cut is not None for cut in cuts]
         begun = [asyncio.Event() for _ in chosen]
         tasks = [
             asyncio.create_task(self._play(job, event, cut))
@@ -112,16 +114,16 @@ class Rounds:
         ]
         try:
             await asyncio.gather(*(event.wait() for event in begun))
-            await asyncio.sleep(rng.uniform(0.0, 0.5))
+            await asyncio.sleep(rng.uniform(0.0, 0.3))
+            if fault.victim:  # as many again come while it is broken: prompts, too, must get on
+                tasks += [asyncio.create_task(self._play(job)) for job in chosen]
+                chosen, was_cut = chosen * 2, [*was_cut, *(False for _ in chosen)]
             await self._act(fault)
             answers = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        return [
-            (job, answer, cut is not None)
-            for job, answer, cut in zip(chosen, answers, cuts, strict=True)
-        ]
+        return list(zip(chosen, answers, was_cut, strict=True))
 
     async def _act(self, fault: Fault) -> None:
         if not fault.victim:
@@ -193,7 +195,7 @@ class Rounds:
         return read_targets(self._settings.topology) if self._settings.topology else []
 
     def _judge(self, row: Row, expected: Answer, answer: Answer, was_cut: bool) -> None:
-        row.gap_s = max(row.gap_s, answer.gap_s)
+        row.gap_s = max(row.gap_s, answer.gap_s, answer.first_s)
         if answer.is_refused:
             row.refused += 1
         elif was_cut and not answer.error:

@@ -18,7 +18,7 @@ class Row:
     failed: int = 0  # accepted, and then no proper end
     refused: int = 0  # turned away while somebody could have served
     altered: int = 0  # other bytes than on a quiet day
-    gap_s: float = 0.0
+    gap_s: float = 0.0  # longest pause: between two pieces, or before the first
     migrations: int = 0
     whole_after_s: float | None = None  # until all instances were ready again; None: not in time
     complaints: list[str] = field(default_factory=list)

@@ -23,7 +23,7 @@ from tests.e2e.cluster import Cluster
 from tests.ports import free_port
 
 MODEL = "xpyd-demo"
-NUM_TOKENS = 100
+NUM_TOKENS = 250  # of each answer: enough for it to be running when something breaks
 END_S = 120.0  # every wait ends by then, however busy the machine
 
 
@@ -45,7 +45,10 @@ class Fleet:
         """An instance that others reach at `host`, which is a relay's."""
         registry = ("--registry", f"127.0.0.1:{self.registry_relay.port}")
         return self.cluster.start_instance(
-            role, *registry, "--advertise-host", host, "--max-num-batched-tokens", "128", port=port
+            role,
+            *registry,
+            *("--advertise-host", host, "--max-num-batched-tokens", "128", "--kv-lease-s", "4"),
+            port=port,
         )
 
     async def wire(self, child: Child, host: str) -> None:
@@ -111,9 +114,17 @@ class Fleet:
 
     async def has_work(self, child: Child) -> bool:
         """Has the proxy sent it something that has not ended?"""
+        return bool((await self._work()).get(child.plan.url.rpartition(":")[2]))
+
+    async def busiest(self, role: str) -> Child:
+        work = await self._work()
+        children = self.cluster.of(role)
+        return max(children, key=lambda c: work.get(c.plan.url.rpartition(":")[2], 0))
+
+    async def _work(self) -> dict[str, int]:
+        """Requests by port."""
         rows = (await self.status())["instances"]
-        port = child.plan.url.rpartition(":")[2]
-        return any(row["requests"] for row in rows if row["url"].endswith(f":{port}"))
+        return {row["url"].rpartition(":")[2]: row["requests"] for row in rows}
 
     async def incarnation_of(self, child: Child) -> str:
         return str((await self.cluster.get(f"{child.plan.url}/instance"))["incarnation"])

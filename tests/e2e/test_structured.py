@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from tests.common.engine.schemas import SCHEMAS
 from tests.e2e.cluster import cluster
-from tests.e2e.test_faults import outcome, until_flowing
+from tests.e2e.streams import outcome, until_flowing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
