@@ -266,7 +266,9 @@ class ProxyConfig(FrontEndConfig):
         "needs more",
         metavar="MS",
     )
-    workers: int = option(1, "processes that share the port; limits are per process", metavar="N")
+    workers: int = option(
+        1, "processes that share the port; they count and limit together", metavar="N"
+    )
     worker: str = option("", "", env="XPYD_PROXY_WORKER", flag=False)  # set by their parent
     tokenizer: str = option("", "directory of the tokenizer; default: the instances' model")
 

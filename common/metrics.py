@@ -20,7 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from common.recent import Distribution, Percentiles, Rate, percentiles
+from common.recent import Bar, Distribution, Rate, bars
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class HistogramMetric:
 
 
 class DistributionMetric:
-    """A histogram whose percentiles of the last minute can be asked for, too."""
+    """A histogram whose last minute can be asked for, too."""
 
     def __init__(self, bounds: Sequence[float], constant: tuple[str, str], clock: Value) -> None:
         self._bounds = bounds
@@ -85,10 +85,10 @@ class DistributionMetric:
             self._found[key] = Distribution(self._bounds, self._clock())
         return self._found[key]
 
-    def recent(self, *values: str) -> Percentiles:
-        """Over all models."""
+    def recent(self, *values: str) -> list[Bar]:
+        """The last minute, over all models; `percentiles_of` reads it."""
         chosen = [each for key, each in self._found.items() if key[2:] == values]
-        return percentiles(chosen, self._clock())
+        return bars(chosen, self._clock())
 
     def items(self) -> Iterable[tuple[Labels, Distribution]]:
         return self._found.items()

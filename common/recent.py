@@ -17,6 +17,9 @@ _SLICE_S = 5.0  # the window is this much too long at most
 _GROWTH = 1.1  # from one fine bound to the next
 
 
+Bar = tuple[float, float, int]  # lower end, upper end, how many values; more than none
+
+
 @dataclass(frozen=True, slots=True)
 class Percentiles:
     """In the unit of what was observed; None: nothing was."""
@@ -122,26 +125,45 @@ class Distribution:
 
 def percentiles(distributions: Iterable[Distribution], now: float) -> Percentiles:
     """Of the last minute, over all of these; they have the same bounds."""
+    return percentiles_of(bars(distributions, now))
+
+
+def bars(distributions: Iterable[Distribution], now: float) -> list[Bar]:
+    """The last minute as plain values, which other processes can add to theirs."""
     found = list(distributions)
+    if not found:
+        return []
+    bounds = found[0]._bounds
+    ends = [0.0, *bounds, bounds[-1]]
     merged = [sum(each) for each in zip(*(one._window.gained(now) for one in found), strict=True)]
-    number = sum(merged)
+    return [(ends[n], ends[n + 1], count) for n, count in enumerate(merged) if count]
+
+
+def added(many: Iterable[Iterable[Bar]]) -> list[Bar]:
+    """Bars over the same bounds, together."""
+    total: dict[tuple[float, float], int] = {}
+    for each in many:
+        for low, high, count in each:
+            total[low, high] = total.get((low, high), 0) + count
+    return [(low, high, count) for (low, high), count in sorted(total.items())]
+
+
+def percentiles_of(found: Sequence[Bar]) -> Percentiles:
+    number = sum(count for _, _, count in found)
     if not number:
         return Percentiles(0, None, None, None)
-    bounds = found[0]._bounds
-    p50, p90, p99 = (_quantile(bounds, merged, number * share) for share in (0.5, 0.9, 0.99))
+    p50, p90, p99 = (_quantile(found, number * share) for share in (0.5, 0.9, 0.99))
     return Percentiles(number, p50, p90, p99)
 
 
-def _quantile(bounds: Sequence[float], counts: list[int], rank: float) -> float:
+def _quantile(found: Sequence[Bar], rank: float) -> float:
     """The value below which `rank` of the values are, as if they were even within their bucket."""
     below = 0
-    for index, count in enumerate(counts):
-        if count and below + count >= rank:
-            low = bounds[index - 1] if index else 0.0
-            high = bounds[index] if index < len(bounds) else bounds[-1]
+    for low, high, count in found:
+        if below + count >= rank:
             return low + (high - low) * (rank - below) / count
         below += count
-    return bounds[-1]
+    return found[-1][1]
 
 
 def _refined(bounds: Sequence[float]) -> list[float]:

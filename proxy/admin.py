@@ -20,12 +20,14 @@ from common.api.admin import check_admin_key, read_role
 from common.api.auth import KeyCheck
 from common.api.body import read_object
 from common.api.errors import HttpError
+from common.api.observe import RequestMetrics
 from common.api.settings import ApiSettings
 from common.errors import BadRequest, ConfigError, InvalidApiKey
 from common.options import parse_address
 from proxy.page import load_page
 from proxy.relay import Fleet
-from proxy.status import describe, describe_instances
+from proxy.status import describe_instances, own_part
+from proxy.whole_status import whole
 
 ADD, REMOVE, DRAIN = "/instances/add", "/instances/remove", "/instances/drain"
 ROLE = "/instances/role"
@@ -33,14 +35,12 @@ OWN_GUARD_PATHS = frozenset((ADD, REMOVE, DRAIN, ROLE, "/"))
 _OFF = "the admin API is off; set ADMIN_API_KEY for the proxy to use it"
 
 
-def add_pages(
-    app: FastAPI, fleet: Fleet, settings: ApiSettings, recent: Callable[[], dict[str, Any]]
-) -> None:
+def add_pages(app: FastAPI, fleet: Fleet, settings: ApiSettings, observed: RequestMetrics) -> None:
     """`settings`: with the keys that the page asks for, and no path of ours open."""
     keys, shown = KeyCheck(settings), load_page()
 
     async def status(request: Request) -> Response:
-        return JSONResponse(describe(fleet, recent))
+        return JSONResponse(whole([own_part(fleet, observed)]))
 
     async def instances(request: Request) -> Response:
         return JSONResponse({"instances": describe_instances(fleet)})

@@ -1,38 +1,69 @@
-"""Several workers' metrics pages as one: every sample says whose it is, in a label `worker`.
+"""Several workers' metrics pages as one, as if one process had served everybody.
 
-Nothing is added up here: a counter may be, a gauge of the fleet may not (each worker sees the same
-instances); `sum without (worker) (…)` is the reader's choice.
+Counters and histograms are added up, and so are gauges, but those of what every worker sees alike.
+A counter must not fall when a worker dies: `counts_of` is what its successor starts from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+
+_SEEN_BY_ALL = frozenset(("instances",))  # names without the prefix
+_COUNTING = frozenset(("counter", "histogram", "summary"))
 
 
-def merge_pages(pages: Mapping[int, str]) -> str:
-    """Prometheus text, by worker number, as one valid page: each family stays in one piece."""
+def add_pages(pages: Sequence[str]) -> str:
+    """Prometheus text as one valid page: each family stays in one piece."""
     heads: dict[str, list[str]] = {}
-    samples: dict[str, list[str]] = {}
-    for worker, page in sorted(pages.items()):
-        family = ""
-        for line in page.splitlines():
-            if line.startswith("# "):
-                family = line.split(" ", 3)[2]
-                head = heads.setdefault(family, [])
-                samples.setdefault(family, [])
-                if line not in head:
-                    head.append(line)
-            elif line:
-                samples.setdefault(family, []).append(_labelled(line, worker))
-    lines = [line for family in samples for line in (*heads.get(family, ()), *samples[family])]
+    families: dict[str, dict[str, float]] = {}
+    for page in pages:
+        for family, kind, head, sample, value in _lines(page):
+            samples = families.setdefault(family, {})
+            if head:
+                lines = heads.setdefault(family, [])
+                if head not in lines:
+                    lines.append(head)
+            elif sample not in samples:
+                samples[sample] = value
+            elif kind not in _COUNTING and _is_seen_by_all(family):
+                samples[sample] = max(samples[sample], value)
+            else:
+                samples[sample] += value
+    lines = []
+    for family, samples in families.items():
+        lines += heads.get(family, ())
+        lines += [f"{sample} {_shown(value)}" for sample, value in samples.items()]
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def _labelled(sample: str, worker: int) -> str:
-    """`name{a="b"} 1` → `name{worker="0",a="b"} 1`; a label's value may hold any character."""
-    mark = f'worker="{worker}"'
-    brace, space = sample.find("{"), sample.find(" ")
-    if brace == -1 or brace > space:
-        return f"{sample[:space]}{{{mark}}}{sample[space:]}"
-    rest = sample[brace + 1 :]
-    return f"{sample[:brace]}{{{mark}{'' if rest.startswith('}') else ','}{rest}"
+def counts_of(page: str) -> str:
+    """Only what may never fall."""
+    lines = [
+        head or f"{sample} {_shown(value)}"
+        for _, kind, head, sample, value in _lines(page)
+        if kind in _COUNTING
+    ]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def _lines(page: str) -> Iterator[tuple[str, str, str, str, float]]:
+    """(family, its type, head line, "", 0) or (family, its type, "", sample, value). A family's
+    help comes before its type, so the type is looked for first."""
+    found = [line for line in page.splitlines() if line]
+    kinds = dict(line.split(" ", 3)[2:] for line in found if line.startswith("# TYPE "))
+    family = ""
+    for line in found:
+        if line.startswith("# "):
+            family = line.split(" ", 3)[2]
+            yield family, kinds.get(family, ""), line, "", 0.0
+        else:  # a label's value may hold any character, a number holds no space
+            sample, _, value = line.rpartition(" ")
+            yield family, kinds.get(family, ""), "", sample, float(value)
+
+
+def _is_seen_by_all(family: str) -> bool:
+    return family.rpartition(":")[2] in _SEEN_BY_ALL or family.endswith("_created")
+
+
+def _shown(value: float) -> str:
+    return repr(value).replace("inf", "Inf").replace("nan", "NaN")

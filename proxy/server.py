@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import uvloop
 import zmq
@@ -43,7 +44,7 @@ from proxy.membership import Membership, Timing
 from proxy.policies import POLICIES
 from proxy.relay import Fleet
 from proxy.siblings import Place, Siblings, ledger_in
-from proxy.status import register_metrics
+from proxy.status import own_part, register_metrics
 from proxy.texts import Texts
 
 log = logging.getLogger(__name__)
@@ -176,11 +177,12 @@ def build_app(settings: ProxySettings, fleet: Fleet, ledger: Ledger | None = Non
         fleet, texts, metrics, api, lifespan, fleet.admission, observed, buckets=ledger
     )
     register_metrics(metrics, fleet)
-    add_pages(app, fleet, settings.api, observed.recent)
+    add_pages(app, fleet, settings.api, observed)
     add_admin(app, fleet, api, settings.admin_key)
     add_adapter_doors(app, api, keys=(settings.admin_key,), door=fleet.adapters)
+    part = partial(own_part, fleet, observed)
     if settings.place is not None:  # behind the gate, before whatever answers
-        app.user_middleware.insert(-1, Middleware(Siblings, place=settings.place))
+        app.user_middleware.insert(-1, Middleware(Siblings, place=settings.place, part=part))
     return app
 
 

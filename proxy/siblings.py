@@ -2,9 +2,10 @@
 
 A client's connection ends at any worker. Most of what it may ask is the same everywhere; not so:
 
-    stored responses   the worker that made one has it: asked here first, then the others in turn
-    changes            drain, add, remove, abort: done here, then repeated at every other worker
-    /metrics           all workers' pages in one (metrics_pages.py)
+    stored responses    the worker that made one has it: asked here first, then the others in turn
+    changes             drain, add, remove, abort: done here, then repeated at every other worker
+    /status, /instances all workers' as one (whole_status.py); among workers, each tells its part
+    /metrics, /load     all workers' added up (metrics_pages.py)
 
 Workers reach each other over Unix sockets in a directory that only their user may enter. What comes
 over them is never passed on again. Stands inside the gate: what is forwarded has shown its key, and
@@ -16,15 +17,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from common.api.sse import encode_json
 from common.errors import XpydError
 from proxy.forwarding import HeldAnswer, read_whole, request_of, start_of, until_gone
-from proxy.metrics_pages import merge_pages
+from proxy.metrics_pages import add_pages, counts_of
+from proxy.whole_status import Part, whole
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +39,7 @@ REPEATED = frozenset(
     ("/instances/add", "/instances/remove", "/instances/drain", "/inference/v1/abort_requests")
 )
 ASK_TIMEOUT_S = 2.0  # for a page or a change; streams take as long as they take
+_PAGES = frozenset(("/status", "/instances", "/metrics", "/load"))
 MISSING = ("not_found", "previous_response_not_found", "item_not_found")  # another may have it
 
 
@@ -60,19 +67,24 @@ def ledger_in(directory: Path) -> Path:
 class Siblings:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, place: Place) -> None:
+    def __init__(self, app: ASGIApp, place: Place, part: Callable[[], Part]) -> None:
+        """`part`: what this worker adds to `/status`."""
         self._app = app
         self._place = place
+        self._part = part
+        self._past = counts_of(_read(_page_in(place.directory, place.number)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_internal(scope):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif scope["method"] == "GET" and scope["path"] in _PAGES:
+            await self._serve_page(scope, receive, send)
+        elif _is_internal(scope):
             await self._app(scope, receive, send)
         elif scope["path"].startswith(RESPONSES):
             await self._serve_response(scope, receive, send)
         elif scope["path"] in REPEATED and scope["method"] == "POST":
             await self._repeat(scope, receive, send)
-        elif scope["path"] == "/metrics" and scope["method"] == "GET":
-            await self._serve_metrics(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -151,27 +163,66 @@ class Siblings:
 
     # --- one page of all ---------------------------------------------------------------------
 
-    async def _serve_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in ("/status", "/instances"):
+            body = await self._status(scope)
+            await Response(body, media_type="application/json")(scope, receive, send)
+            return
         here = HeldAnswer(send, lambda status: status == 200)
         await self._app(scope, receive, here)
         if here.is_sent:
             return
-        pages = {self._place.number: here.body.decode()}
-        others = self._place.others
-        found = await asyncio.gather(*(self._page(number, scope) for number in others))
-        pages |= {number: page for number, page in zip(others, found, strict=True) if page}
-        await here.release(merge_pages(pages).encode())
+        if scope["path"] == "/load":
+            await here.release(await self._load(scope, here.body))
+        else:
+            await here.release((await self._metrics(scope, here.body.decode())).encode())
 
-    async def _page(self, number: int, scope: Scope) -> str:
+    async def _status(self, scope: Scope) -> bytes:
+        own = {**self._part(), "worker": {"number": self._place.number, "pid": os.getpid()}}
+        if _is_internal(scope):
+            return encode_json(own)
+        answers = await self._ask_others(scope)
+        parts = [own, *(json.loads(answer) for answer in answers.values() if answer)]
+        found = whole(parts, self._place.count)
+        shown = {"instances": found["instances"]} if scope["path"] == "/instances" else found
+        return encode_json(shown)
+
+    async def _load(self, scope: Scope, own: bytes) -> bytes:
+        others = [] if _is_internal(scope) else (await self._ask_others(scope)).values()
+        answers = [json.loads(answer) for answer in (own, *others) if answer]
+        return encode_json({"server_load": sum(answer["server_load"] for answer in answers)})
+
+    async def _metrics(self, scope: Scope, own: str) -> str:
+        """What is shown of a worker is kept: its successor goes on from there, and until there is
+        one, or while it does not answer, the others show it."""
+        own = add_pages([own, self._past])
+        kept = _page_in(self._place.directory, self._place.number)
+        kept.with_suffix(".new").write_text(own)
+        kept.with_suffix(".new").replace(kept)
+        if _is_internal(scope):
+            return own
+        pages = [own]
+        for number, answer in (await self._ask_others(scope)).items():
+            last = _page_in(self._place.directory, number)
+            pages.append(answer.decode() if answer else counts_of(_read(last)))
+        return add_pages(pages)
+
+    async def _ask_others(self, scope: Scope) -> dict[int, bytes]:
+        """The same of every other worker, by number; b"" of those that do not answer."""
+        others = self._place.others
+        found = await asyncio.gather(*(self._ask(number, scope) for number in others))
+        return dict(zip(others, found, strict=True))
+
+    async def _ask(self, number: int, scope: Scope) -> bytes:
         try:
             timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
             async with (
                 self._session(number, timeout) as session,
                 request_of(session, scope, b"") as answer,
             ):
-                return await answer.text() if answer.status == 200 else ""
+                return await answer.read() if answer.status == 200 else b""
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
-            return ""
+            return b""
 
     def _session(
         self, number: int, timeout: aiohttp.ClientTimeout | None = None
@@ -182,6 +233,15 @@ class Siblings:
             timeout=timeout or aiohttp.ClientTimeout(total=None, connect=ASK_TIMEOUT_S),
             auto_decompress=False,
         )
+
+
+def _page_in(directory: Path, number: int) -> Path:
+    """The metrics of one worker, as they were last shown."""
+    return directory / f"metrics-{number}.prom"
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def _is_internal(scope: Scope) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from common import waterfall
 from common.metrics import SECONDS
-from common.recent import Distribution, Percentiles, Rate
+from common.recent import Bar, Distribution, Rate, bars
 
 MAX_PAIRS = 1024
 MAX_FAILURES = 100
@@ -42,7 +42,7 @@ class PairSeen:
 
     prefill: str
     decode: str
-    transfer: Percentiles  # seconds of copying
+    transfer: list[Bar]  # seconds of copying
     bytes_per_s: float  # over the whole minute, not while copying
 
 
@@ -75,8 +75,8 @@ class Pairs:
         """Pairs of `instances` with a hand-over in the last minute."""
         found = []
         for (prefill, decode), seen in sorted(self._pairs.items()):
-            transfer = seen.transfer.percentiles(now)
-            if transfer.count and prefill in instances and decode in instances:
+            transfer = bars([seen.transfer], now)
+            if transfer and prefill in instances and decode in instances:
                 pace = seen.moved.per_second(now)
                 found.append(PairSeen(prefill, decode, transfer, pace))
         return found

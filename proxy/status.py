@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
+from common.api.observe import RequestMetrics
 from common.metrics import Metrics
 from common.version import VERSION
 from proxy.membership import Member, State
@@ -24,11 +24,12 @@ def describe_instances(fleet: Fleet) -> list[dict[str, Any]]:
     return [_describe(fleet, member) for _, member in members]
 
 
-def describe(fleet: Fleet, recent: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """All of `GET /status`. `recent`: the last minute, as the front end saw it."""
+def own_part(fleet: Fleet, observed: RequestMetrics) -> dict[str, Any]:
+    """What this process knows, as `whole_status.whole` takes it: of the last minute bars, not
+    percentiles."""
     return {
         **describe_fleet(fleet),
-        "recent": recent(),
+        "recent": observed.gained(),
         "links": _describe_links(fleet),
         "failures": [asdict(failure) for failure in fleet.failures],
         "now": time.time(),
@@ -129,19 +130,7 @@ def register_metrics(metrics: Metrics, fleet: Fleet) -> None:
 
 def _describe_links(fleet: Fleet) -> list[dict[str, Any]]:
     """Which pairs handed over in the last minute, and how fast. Seconds."""
-    seen = fleet.pairs.recent(fleet.membership.members, time.monotonic())
-    return [
-        {
-            "prefill": pair.prefill,
-            "decode": pair.decode,
-            "handovers": pair.transfer.count,
-            "bytes_per_s": round(pair.bytes_per_s, 1),
-            "p50": pair.transfer.p50,
-            "p90": pair.transfer.p90,
-            "p99": pair.transfer.p99,
-        }
-        for pair in seen
-    ]
+    return list(map(asdict, fleet.pairs.recent(fleet.membership.members, time.monotonic())))
 
 
 def _describe_prefixes(fleet: Fleet) -> dict[str, int] | None:

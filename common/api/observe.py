@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from common import waterfall
 from common.errors import XpydError
 from common.metrics import SECONDS, TOKENS, Metrics
-from common.recent import WINDOW_S
+from common.recent import WINDOW_S, added, percentiles_of
 
 Clock = Callable[[], float]
+Gained = dict[str, Any]  # plain values: `together` adds them up
 _REASONS = frozenset({"stop", "length", "repetition", "abort", "error"})
 _STAGE_SECONDS = (0.00001, 0.0001, 0.0005, *SECONDS)
 _ITL_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, *SECONDS[7:])
@@ -83,16 +84,33 @@ class RequestMetrics:
 
     def recent(self) -> dict[str, Any]:
         """The last minute, for people: seconds, and things per second."""
+        return together([self.gained()])
+
+    def gained(self) -> Gained:
+        """The same before percentiles are taken."""
         stages = {name: self._stages.recent(name) for name in waterfall.STAGES}
         return {
-            "window_s": WINDOW_S,
             "requests_per_s": self._started.per_second(),
             "prompt_tokens_per_s": self._prompt.per_second(),
             "generation_tokens_per_s": self._generated.per_second(),
-            "ttft": asdict(self._ttft.recent()),
-            "itl": asdict(self._itl.recent()),
-            "stages": {name: asdict(found) for name, found in stages.items() if found.count},
+            "ttft": self._ttft.recent(),
+            "itl": self._itl.recent(),
+            "stages": {name: found for name, found in stages.items() if found},
         }
+
+
+def together(many: Sequence[Gained]) -> dict[str, Any]:
+    """What several processes saw in the last minute, as if it had been one."""
+    found: dict[str, Any] = {"window_s": WINDOW_S}
+    for name in ("requests_per_s", "prompt_tokens_per_s", "generation_tokens_per_s"):
+        found[name] = sum(each[name] for each in many)
+    for name in ("ttft", "itl"):
+        found[name] = asdict(percentiles_of(added(each[name] for each in many)))
+    stages = {name: [each["stages"].get(name, []) for each in many] for name in waterfall.STAGES}
+    found["stages"] = {
+        name: asdict(percentiles_of(added(bars))) for name, bars in stages.items() if any(bars)
+    }
+    return found
 
 
 class Observation:

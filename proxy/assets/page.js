@@ -17,7 +17,8 @@ const show = (s) => {
     : s.is_ready ? ["ready", "ready"] : ["not ready", "failing"];
   say("health", word);
   at("health").className = `pill ${kind}`;
-  say("about", `xpyd ${s.version}, up for ${age(s.uptime_s)}`);
+  const workers = s.workers ? `, ${s.workers.answered.length} of ${s.workers.count} workers` : "";
+  say("about", `xpyd ${s.version}, up for ${age(s.uptime_s)}${workers}`);
   for (const draw of [drawTiles, drawTopology, drawWaterfalls, drawInstances, drawAbsent, drawFailures]) draw(s);
 };
 

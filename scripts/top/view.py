@@ -59,6 +59,10 @@ def _heading(status: Status, paint: _Paint) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(status["now"]))
     parts = [paint("xpyd", "bold"), _clean(status["model"]) or "no model yet"]
     parts += [paint(_clean(status["topology"]), "bold"), health]
+    if workers := status.get("workers"):
+        num_answered = len(workers["answered"])
+        missing = "yellow" if num_answered < workers["count"] else "quiet"
+        parts.append(paint(f"{num_answered} of {workers['count']} workers", missing))
     return "  ".join([*parts, f"up {_age(status['uptime_s'])}", paint(clock, "quiet")])
 
 

@@ -76,7 +76,9 @@ class Port:
 
     def all_ready(self):
         return len(self.workers()) == WORKERS and all(
-            answer.status_code == 200 and answer.json()["is_ready"]
+            answer.status_code == 200
+            and answer.json()["is_ready"]
+            and len(answer.json()["workers"]["answered"]) == WORKERS
             for answer in self.each("GET", "/status", tries=12)
         )
 
@@ -102,25 +104,38 @@ def port(tmp_path_factory):
 
 
 def samples(page, name):
-    return {
-        sample.labels["worker"]: sample.value
+    """Added up over all labels but those of instances, of which ready prefills count."""
+    return sum(
+        sample.value
         for family in text_string_to_metric_families(page)
         for sample in family.samples
         if sample.name == name and sample.labels.get("role", "prefill") == "prefill"
         if sample.labels.get("state", "ready") == "ready"
-    }
+    )
 
 
-def test_all_workers_serve_and_the_metrics_page_has_all_of_them(port):
+def test_all_workers_serve_and_pages_are_of_all_of_them(port):
+    """Whoever is asked: every request is counted, and every instance is shown once."""
+    before = port.each("GET", "/status", tries=1)[0].json()["counts"]["requests"]
     body = {"model": "demo", "prompt": "hello", "max_tokens": 4, "temperature": 0}
     answers = port.each("POST", "/v1/completions", json=body, tries=24)
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.json()["choices"][0]["text"] for answer in answers}) == 1
-    page = port.each("GET", "/metrics", tries=1)[0].text
-    assert samples(page, "xpyd:instances") == {str(n): 1.0 for n in range(WORKERS)}
-    in_flight = samples(page, "xpyd:num_requests_running")
-    assert in_flight == {str(n): 0.0 for n in range(WORKERS)}
-    assert page == page.strip() + "\n"
+    for answer in port.each("GET", "/status", tries=8):
+        status = answer.json()
+        assert status["counts"]["requests"] == before + 24
+        assert status["topology"] == "1P1D" and len(status["instances"]) == 2
+        assert status["recent"]["ttft"]["count"] >= 24
+        assert [worker["number"] for worker in status["workers"]["answered"]] == [0, 1]
+        assert {worker["pid"] for worker in status["workers"]["answered"]} == set(port.workers())
+    for answer in port.each("GET", "/metrics", tries=8):
+        page = answer.text
+        assert samples(page, "xpyd:instances") == 1.0
+        assert samples(page, "xpyd:num_requests_running") == 0.0
+        assert samples(page, "xpyd:request_success_total") == before + 24
+        assert samples(page, "xpyd:e2e_request_latency_seconds_count") == before + 24
+        assert page == page.strip() + "\n"
+    assert port.each("GET", "/load", tries=1)[0].json() == {"server_load": 0}
 
 
 def test_a_stored_response_is_found_whoever_is_asked(port):
@@ -163,6 +178,8 @@ def test_a_change_reaches_all_workers(port):
 
 
 def test_a_worker_that_dies_is_started_again(port):
+    """And nothing that was counted is forgotten."""
+    counted = samples(port.each("GET", "/metrics", tries=1)[0].text, "xpyd:request_success_total")
     victim = port.workers()[0]
     os.kill(victim, signal.SIGKILL)
     port.until(lambda: victim not in port.workers() and port.all_ready())
@@ -170,6 +187,8 @@ def test_a_worker_that_dies_is_started_again(port):
     answers = port.each("POST", "/v1/completions", json=body, tries=24)
     assert {answer.status_code for answer in answers} == {200}
     assert "ended with status -9 and starts again in 1 s" in port.log.read_text()
+    for answer in port.each("GET", "/metrics", tries=6):
+        assert samples(answer.text, "xpyd:request_success_total") == counted + 24
 
 
 def test_a_rate_is_one_for_all_workers(tmp_path):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.standin_instance import Standin, StandinInstance
 from common.wire import Deregister, InstanceInfo, Register
-from proxy.metrics_pages import merge_pages
 from proxy.registry import FOLLOWER_TIMEOUT_S, MAX_FOLLOWERS, MAX_OWNERS, Audience, Registry
 from proxy.relay import Fleet
 from tests.proxy.fleet_of_standins import (
@@ -129,33 +127,3 @@ def test_two_proxies_account_for_each_others_requests():
 def load_of(fleet, instance_id):
     load = fleet.membership.members[instance_id].load
     return load.num_running if load else 0
-
-
-PAGE = """# HELP x_requests_total Requests so far.
-# TYPE x_requests_total counter
-x_requests_total{model_name="a b",status="200"} %d
-# HELP x_now Now.
-# TYPE x_now gauge
-x_now %d
-x_now{} 3
-# HELP python_info Odd "labels".
-# TYPE python_info gauge
-python_info{version="1, {2} \\"3\\""} 1
-"""
-
-
-def test_pages_of_several_workers_are_one_valid_page():
-    merged = merge_pages({1: PAGE % (7, 2), 0: PAGE % (5, 1)})
-    families = {f.name: f for f in text_string_to_metric_families(merged)}
-    assert set(families) == {"x_requests", "x_now", "python_info"}
-    counted = {s.labels["worker"]: s.value for s in families["x_requests"].samples}
-    assert counted == {"0": 5.0, "1": 7.0}
-    assert all(s.labels["model_name"] == "a b" for s in families["x_requests"].samples)
-    assert [s.labels for s in families["x_now"].samples] == [{"worker": w} for w in "0011"]
-    odd = [s.labels["version"] for s in families["python_info"].samples]
-    assert odd == ['1, {2} "3"'] * 2
-    assert merged.count("# TYPE x_now") == 1
-
-
-def test_no_pages_are_an_empty_page():
-    assert merge_pages({}) == ""

@@ -110,6 +110,12 @@ def test_names_cannot_steer_the_terminal():
     assert all(line.isprintable() for line in found)
 
 
+def test_workers_that_do_not_answer_are_seen():
+    workers = {"count": 3, "answered": [{"number": 0}, {"number": 2}]}
+    assert "2 of 3 workers" in view(status(workers=workers), 120, 50, False)[0]
+    assert "workers" not in view(status(workers=None), 120, 50, False)[0]
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
