@@ -39,7 +39,14 @@ class ConstraintGate:
         if isinstance(outcome, XpydError):
             raise type(outcome)(outcome.message, outcome.param)
         may_end = bool(self._eos_token_ids) and not sequence.params.ignore_eos
-        sequence.constraint = ConstraintState(outcome, may_end=may_end, field=constraint.field)
+        params = sequence.params
+        limits_tokens = params.logit_bias or params.bad_words or params.allowed_token_ids
+        sequence.constraint = ConstraintState(
+            outcome,
+            may_end=may_end,
+            field=constraint.field,
+            max_tokens=None if limits_tokens else params.max_tokens,
+        )
         sequence.constraint.catch_up(sequence.output_tokens)
         sequence.compilation = None
         return True

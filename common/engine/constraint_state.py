@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.errors import BadRequest, XpydError
 from common.grammar.matcher import CompiledGrammar, first_line
+from common.grammar.room import Room
 
 MAX_THREADS = 8
 
@@ -26,14 +27,19 @@ _ADDENDS = np.where(_BITS, np.float32(0), np.float32("-inf"))
 class ConstraintState:
     """Bound to one sequence."""
 
-    def __init__(self, compiled: CompiledGrammar, *, may_end: bool, field: str) -> None:
-        """`may_end`: an end token ends the output; otherwise none may come."""
+    def __init__(
+        self, compiled: CompiledGrammar, *, may_end: bool, field: str, max_tokens: int | None = None
+    ) -> None:
+        """`may_end`: an end token ends the output; otherwise none may come. `max_tokens`: of the
+        output, which is closed in time for it; None: it is not."""
         self.matcher = compiled.matcher.deep_copy()
         self._end_ids = compiled.end_ids
         self._may_end = may_end
         self._num_seen = 0
         self._field = field
         self.is_complete = False  # the grammar is satisfied and nothing may follow
+        self.was_cut = False  # closed because its tokens ran out, not because the model ended it
+        self._room = Room.of(compiled, max_tokens)
 
     def catch_up(self, output_tokens: NDArray[np.int64]) -> None:
         """`output_tokens`: all so far. An end token is no part of the grammar."""
@@ -45,12 +51,26 @@ class ConstraintState:
         self._num_seen += 1
         if token not in self._end_ids:
             self.matcher.consume_token(token)
+            if self._room is not None:
+                self._room.took(token, self.matcher)
         self.is_complete = self.matcher.is_stopped() and not self.matcher.is_error()
 
     def allows(self, token: int) -> bool:
         """Without a mask: a twentieth of its time. False for an end token, which only a mask
         decides about."""
         return token not in self._end_ids and self.matcher.validate_tokens([token]) == 1
+
+    def keep_room(self, token: int) -> int:
+        """The next token: this one, which the grammar allows, or, if the output could then not be
+        ended within `max_tokens`, the first of those that end it. Where that cannot be done
+        either, this one."""
+        if self._room is None or token in self._end_ids or self._room.holds(token, self.matcher):
+            return token
+        instead = self._room.way_out(self.matcher)
+        if instead is None:
+            return token
+        self.was_cut = True
+        return instead
 
     def correct(self, bits: NDArray[np.int32]) -> XpydError | None:
         """Look over this output's mask, one bit per token. An error ends the request."""

@@ -79,6 +79,9 @@ class Sampler:
             errors |= self._masks.apply(logits, late)
             chosen = argmax(logits)
             token_ids = chosen.tolist()
+        for i, constraint in constrained.items():
+            if i not in errors:
+                token_ids[i] = constraint.keep_room(token_ids[i])
         is_finite = logits.gather(1, chosen[:, None])[:, 0].isfinite()
         for i, fine in enumerate(is_finite.tolist()):
             if not fine:

@@ -158,7 +158,7 @@ class Sequence:
         ):
             return FinishReason.STOP
         if self.constraint is not None and self.constraint.is_complete:
-            return FinishReason.STOP
+            return FinishReason.LENGTH if self.constraint.was_cut else FinishReason.STOP
         return FinishReason.LENGTH if num_outputs >= self.params.max_tokens else None
 
     def stop_token_id(self, eos_token_ids: frozenset[int]) -> int | None:

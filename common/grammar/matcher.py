@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from common.errors import BadRequest
+from common.grammar.closing import Closer
 
 MAX_ERROR_CHARS = 300
 
@@ -26,6 +27,8 @@ class CompiledGrammar:
 
     matcher: LLMatcher
     end_ids: frozenset[int]  # the tokens that end an output for llguidance
+    closer: Closer | None = None
+    end_len: int | None = None  # tokens of the shortest whole output that `closer` finds
 
 
 def load_tokens(
