@@ -57,7 +57,7 @@ def test_an_answer_that_runs_out_of_tokens_fits_its_schema(name, compiler):
         assert name == "many properties"  # its end is longer than what is looked for
         return
     requests = [
-        ask(f"{spare}-{seed}", constraint, seed=seed, max_tokens=max(1, shortest + spare), **more)
+        ask(f"{spare}-{seed}", constraint, seed=seed, max_tokens=max(1, shortest + spare), **more)  # type: ignore[arg-type]
         for spare in (0, 3, 40)
         for seed, more in enumerate([{}, {"temperature": 0.0}, {"top_p": 0.7}])
     ]
