@@ -118,6 +118,12 @@ class ServeConfig(FrontEndConfig):
     advertise_host: str = option(
         "", "address at which others reach this instance; default: the bound or outgoing one"
     )
+    runner: Literal["auto", "generate", "pooling"] = option(
+        "auto", "pooling: embeddings, scores and classes instead of text; auto: as the model is for"
+    )
+    task: Literal["auto", "generate", "embed", "classify", "score"] = option(
+        "auto", "the same as vLLM's users once typed it: all but generate are --runner pooling"
+    )
     served_model_name: str = option("", "name in the API; default: the last part of MODEL")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option(
         "auto", "type of weights and KV cache; auto: as the checkpoint says"
@@ -202,6 +208,7 @@ class ServeConfig(FrontEndConfig):
             "kv_cache_memory kv_lease_s max_loras max_lora_rank",
         )
         self._check_lora()
+        self._check_runner()
         check_port("--port", self.port)
         if self.tensor_parallel_size != 1:
             raise ConfigError("--tensor-parallel-size: only 1 is supported so far")
@@ -210,6 +217,24 @@ class ServeConfig(FrontEndConfig):
         for address in self.registry:
             parse_address("--registry", address)
         parse_cores(self.cpu_cores)
+
+    @property
+    def wanted_runner(self) -> Literal["auto", "generate", "pooling"]:
+        if self.task == "auto":
+            return self.runner
+        return "generate" if self.task == "generate" else "pooling"
+
+    def _check_runner(self) -> None:
+        if self.task != "auto" and self.runner not in ("auto", self.wanted_runner):
+            raise ConfigError(f"--runner {self.runner} and --task {self.task} exclude each other")
+        if self.wanted_runner != "pooling":
+            return
+        if self.role != "both":
+            raise ConfigError("--runner pooling hands nothing over: start it with --role both")
+        for flag in ("enable_lora", "quantization"):
+            if getattr(self, flag):
+                name = "--" + flag.replace("_", "-")
+                raise ConfigError(f"{name} does not go with --runner pooling yet")
 
     def _check_lora(self) -> None:
         num_adapters = len(parse_lora_modules(self.lora_modules))

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.request import EngineRequest, TokenEvent
+from common.request import EngineRequest, PooledOutput, TokenEvent
 from common.wire import AdapterInfo
 
 
@@ -24,6 +24,7 @@ class ModelCard:
     root: str = ""  # where it was loaded from
     parent: str = ""  # the model that it is an adapter of, as its operator calls it
     adapter: str = ""  # its digest
+    pooled: PooledOutput | None = None  # None: it generates
 
 
 def adapter_card(base: ModelCard, info: AdapterInfo, created: int) -> ModelCard:

@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from common.errors import BadRequest
+
 _ADAPTER, _ESCAPE = "lora:", "salt:"
 
 
@@ -90,11 +92,21 @@ class EngineRequest(msgspec.Struct, frozen=True, array_like=True):
     session_id: str = ""  # the client's label for what belongs together; may steer routing only
     adapter: str = ""  # digest of the LoRA adapter to run with; "": the model itself
     flow: int = 0  # whose it is: flows take turns in an engine. Of the key's digest; 0: no keys
+    is_pooled: bool = False  # the prompt's vector is wanted, no output
 
     @property
     def kv_salt(self) -> str:
         """What the KV of equal tokens may differ by, or must not be shared across."""
         return kv_salt_of(self.cache_salt, self.adapter)
+
+
+class PooledOutput(msgspec.Struct, frozen=True, array_like=True):
+    """What the vectors of a model that pools are. Engines give them as the model made them."""
+
+    num_values: int
+    is_normalized: bool = False  # are they meant to have length 1?
+    labels: tuple[str, ...] = ()  # of a classifier's scores; (): they are embeddings
+    can_shorten: bool = False  # do the first numbers of an embedding stand alone?
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -122,3 +134,18 @@ class TokenEvent(msgspec.Struct, frozen=True, array_like=True):
     num_cached_tokens: int = 0  # prompt tokens not computed thanks to the prefix cache
     # Seconds per stage, of an attempt's first event only; names: common/waterfall.py.
     timings: dict[str, float] = {}
+    vector: bytes | None = None  # of a pooled request's only event: float32, little-endian
+
+
+def check_kind(is_pooled: bool, *, pools: bool) -> None:
+    """Is a request for what this model does? Raises BadRequest."""
+    if is_pooled and not pools:
+        raise BadRequest(
+            "this model generates text; start a server with --runner pooling for embeddings, "
+            "scores and classes",
+            "model",
+        )
+    if pools and not is_pooled:
+        raise BadRequest(
+            "this server gives embeddings, scores or classes (--runner pooling), not text", "model"
+        )

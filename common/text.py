@@ -81,6 +81,12 @@ class TextModel:
         ids: list[int] = encoded[0].ids
         return ids
 
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """As one sequence, as the tokenizer joins two."""
+        encoded = self.tokenizer.encode_batch_fast([(first, second)], add_special_tokens=True)
+        ids: list[int] = encoded[0].ids
+        return ids
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The same text as pushing every token into a fresh detokenizer."""
         detokenizer = self.detokenizer((), skip_special_tokens=skip_special_tokens)

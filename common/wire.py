@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from common.request import EngineRequest, TokenEvent
+from common.request import EngineRequest, PooledOutput, TokenEvent
 
 WIRE_VERSION = 1
 MAX_MESSAGE_BYTES = 16 << 20  # request link; a 128k-token prompt with logprobs stays far below
@@ -70,6 +70,7 @@ class InstanceInfo(msgspec.Struct, frozen=True, array_like=True):
     wire_version: int = WIRE_VERSION
     max_num_seqs: int = 0  # sequences that run at once; 0: not told
     adapters: tuple[AdapterInfo, ...] = ()
+    pooled: PooledOutput | None = None  # None: it generates
 
 
 def info_to_json(info: InstanceInfo) -> bytes:

@@ -137,7 +137,8 @@ class Fleet:
         infos = [member.info for member in self._serving().values()]
         if not infos:
             return []
-        card = ModelCard(model, min(info.max_model_len for info in infos), self._created)
+        shortest = min(info.max_model_len for info in infos)
+        card = ModelCard(model, shortest, self._created, pooled=infos[0].pooled)
         return [card, *adapter_cards(card, infos)]
 
     def is_ready(self) -> bool:

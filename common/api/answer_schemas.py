@@ -311,6 +311,47 @@ _TOKENIZER: Schema = {
     **_object({"tokenizer_class": _TEXT, "vocab_size": _INTEGER, "chat_template": _MAYBE_TEXT}),
     "additionalProperties": True,  # the special tokens by name
 }
+_VECTOR: Schema = {"anyOf": [_list(_NUMBER), _TEXT]}  # text: base64 of float32, little-endian
+_TEXT_USAGE = _object({"prompt_tokens": _INTEGER, "total_tokens": _INTEGER})
+_EMBEDDINGS = _object(
+    {
+        "object": _one_of("list"),
+        "data": _list(
+            _object({"object": _one_of("embedding"), "index": _INTEGER, "embedding": _VECTOR})
+        ),
+        "model": _TEXT,
+        "usage": _TEXT_USAGE,
+    }
+)
+
+
+def _rows(fields: Schema) -> Schema:
+    return _object(
+        {
+            "id": _TEXT,
+            "object": _one_of("list"),
+            "created": _INTEGER,
+            "model": _TEXT,
+            "data": _list(_object({"index": _INTEGER, **fields})),
+            "usage": _TEXT_USAGE,
+        }
+    )
+
+
+_SCORES = _rows({"object": _one_of("score"), "score": _NUMBER})
+_RANKING = _object(
+    {
+        "id": _TEXT,
+        "model": _TEXT,
+        "usage": _TEXT_USAGE,
+        "results": _list(
+            _object(
+                {"index": _INTEGER, "relevance_score": _NUMBER},
+                {"document": _object({"text": _TEXT})},
+            )
+        ),
+    }
+)
 _HEALTH = _object({"status": _one_of("ok")})
 
 ANSWERS: dict[str, Schema] = {
@@ -330,6 +371,11 @@ ANSWERS: dict[str, Schema] = {
     ),
     "GET /v1/models": _object({"object": _one_of("list"), "data": _list(_MODEL)}),
     "GET /v1/models/{model}": _MODEL,
+    "POST /v1/embeddings": _EMBEDDINGS,
+    "POST /pooling": _rows({"object": _one_of("pooling"), "data": _VECTOR}),
+    "POST /classify": _rows({"label": _TEXT, "probs": _list(_NUMBER), "num_classes": _INTEGER}),
+    **dict.fromkeys(("POST /score", "POST /v1/score"), _SCORES),
+    **dict.fromkeys(("POST /rerank", "POST /v1/rerank", "POST /v2/rerank"), _RANKING),
     "POST /tokenize": _TOKENS,
     "POST /detokenize": _object({"prompt": _TEXT}),
     "GET /tokenizer_info": _TOKENIZER,

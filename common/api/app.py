@@ -38,6 +38,15 @@ from common.api.invocations import invoke
 from common.api.limits import RATE_HEADERS, Limiter
 from common.api.observe import RequestMetrics
 from common.api.openapi import describe
+from common.api.pooling.endpoints import classify, create_embeddings, pool
+from common.api.pooling.protocol import (
+    ClassifyRequest,
+    EmbeddingRequest,
+    PoolingRequest,
+    RerankRequest,
+    ScoreRequest,
+)
+from common.api.pooling.scores import rerank, score
 from common.api.responses.endpoints import Responses
 from common.api.responses.protocol import ResponseRequest, TokenCountRequest
 from common.api.running import Running
@@ -96,6 +105,7 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Server-Timing", "Retry-After", *RATE_HEADERS],
         )
+    _add_pooling(app, service)
     _add_responses(app, responses)
     _add_models(app, service)
     _add_operations(app, service, metrics)
@@ -146,6 +156,16 @@ def _add_generation(app: FastAPI, service: Service, hand_overs: HandOvers | None
     aborting = partial(abort_requests, service, running)
     _route(app, "POST", "/inference/v1/abort_requests", aborting, protocol.AbortRequest)
     return posts
+
+
+def _add_pooling(app: FastAPI, service: Service) -> None:
+    _post(app, "/v1/embeddings", _counted(create_embeddings), service, EmbeddingRequest)
+    _post(app, "/pooling", _counted(pool), service, PoolingRequest)
+    _post(app, "/classify", _counted(classify), service, ClassifyRequest)
+    for path in ("/score", "/v1/score"):
+        _post(app, path, _counted(score), service, ScoreRequest)
+    for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+        _post(app, path, _counted(rerank), service, RerankRequest)
 
 
 def _add_responses(app: FastAPI, responses: Responses) -> None:

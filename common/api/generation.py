@@ -24,7 +24,13 @@ from common.api.sampling import Limits, fit, sampling_params, with_seed
 from common.api.settings import ApiSettings
 from common.engine_client import EngineClient, ModelCard
 from common.errors import BadRequest, DeadlineExceeded, ModelNotFound, Unavailable, XpydError
-from common.request import Constraint, EngineRequest, SamplingParams, TokenLogprob
+from common.request import (
+    Constraint,
+    EngineRequest,
+    SamplingParams,
+    TokenLogprob,
+    check_kind,
+)
 from common.text import TextModel
 from common.waterfall import in_milliseconds
 
@@ -97,6 +103,7 @@ class Demand:
     stream_interval: int = 1  # tokens per piece, after the first
     timeout_s: float | None = None  # None: as the request's header says
     shown_specials: frozenset[int] = frozenset()  # special tokens that are decoded nevertheless
+    is_pooled: bool = False  # the prompts' vectors are wanted; max_tokens is 0
 
 
 class Generation:
@@ -128,6 +135,7 @@ class Generation:
             raise BadRequest(
                 f"prompts times n may be at most {service.settings.max_sequences}", "n"
             )
+        check_kind(demand.is_pooled, pools=self.card.pooled is not None)
         self._pays_tokens = service.limiter.counts_tokens(info.tenant)
         self._observed: list[Observation] = []  # by choice
         self._params = self._plan()
@@ -151,11 +159,12 @@ class Generation:
         for prompt in self.prompts:
             if not prompt.token_ids:
                 raise BadRequest("the prompt is empty", "prompt")
+        least = 0 if demand.is_pooled else 1  # tokens that an engine makes
         return [
             fit(
                 params,
                 len(prompt.token_ids),
-                1 if demand.max_tokens == 0 else demand.max_tokens,
+                least if demand.max_tokens == 0 else demand.max_tokens,
                 demand.default_max_tokens,
                 limits,
             )
@@ -224,6 +233,7 @@ class Generation:
             session_id=self._info.session_id,
             flow=flow_of(self._info.tenant),
             adapter=self.card.adapter,
+            is_pooled=self._demand.is_pooled,
         )
         text = ChoiceText(
             number,

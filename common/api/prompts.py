@@ -100,8 +100,17 @@ async def completion_prompts(
     ask: CompletionRequest, text: TextModel, info: RequestInfo
 ) -> list[Prompt]:
     """The prompts of /v1/completions in all four spellings. Raises BadRequest."""
-    given = _prompt_list(ask.prompt)
     add_special_tokens = ask.add_special_tokens is not False
+    return await encode_prompts(
+        ask.prompt, "prompt", text, info, add_special_tokens=add_special_tokens
+    )
+
+
+async def encode_prompts(
+    value: Any, name: str, text: TextModel, info: RequestInfo, *, add_special_tokens: bool
+) -> list[Prompt]:
+    """A text, token ids, or several of either, from the field `name`. Raises BadRequest."""
+    given = _prompt_list(value, name)
 
     def work() -> list[Prompt]:
         return [
@@ -113,7 +122,18 @@ async def completion_prompts(
 
     for each in given:
         if not isinstance(each, str):
-            check_token_ids(each, "prompt", text)
+            check_token_ids(each, name, text)
+    return await _run(work, info)
+
+
+async def encode_pairs(
+    pairs: list[tuple[str, str]], text: TextModel, info: RequestInfo
+) -> list[Prompt]:
+    """Two texts as one prompt, with what the tokenizer puts between them."""
+
+    def work() -> list[Prompt]:
+        return [Prompt(tuple(text.encode_pair(first, second))) for first, second in pairs]
+
     return await _run(work, info)
 
 
@@ -126,22 +146,22 @@ async def encode_prompt(
     return await _run(work, info)
 
 
-def _prompt_list(prompt: Any) -> list[str | list[int]]:
+def _prompt_list(prompt: Any, name: str) -> list[str | list[int]]:
     if isinstance(prompt, str):
         return [prompt]
     if isinstance(prompt, list) and prompt:
         if all(map(_is_token, prompt)):
             return [prompt]
         if len(prompt) > MAX_PROMPTS:
-            raise BadRequest(f"at most {MAX_PROMPTS} prompts are allowed", "prompt")
+            raise BadRequest(f"at most {MAX_PROMPTS} prompts are allowed", name)
         if all(isinstance(each, str) for each in prompt):
             return prompt
         if all(isinstance(each, list) and all(map(_is_token, each)) for each in prompt):
             return prompt
     raise BadRequest(
-        "prompt must be a string, a list of strings, a list of token ids "
+        f"{name} must be a string, a list of strings, a list of token ids "
         "or a list of token id lists, and not empty",
-        "prompt",
+        name,
     )
 
 

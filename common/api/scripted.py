@@ -7,7 +7,9 @@ Deterministic: what a request gets depends on the request alone. It keeps the pr
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
+import zlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,9 +18,11 @@ from common.errors import XpydError
 from common.request import (
     EngineRequest,
     FinishReason,
+    PooledOutput,
     SamplingParams,
     TokenEvent,
     TokenLogprob,
+    check_kind,
 )
 from common.waterfall import PREFILL
 
@@ -46,9 +50,11 @@ class ScriptedEngine:
         *,
         model: str = "scripted",
         max_model_len: int = 2048,
+        pooled: PooledOutput | None = None,
     ) -> None:
+        """`pooled`: it gives made-up vectors instead (`made_up_vector`), and nothing else."""
         self._scripts = scripts
-        self._card = ModelCard(model, max_model_len, int(time.time()))
+        self._card = ModelCard(model, max_model_len, int(time.time()), pooled=pooled)
         self.ready = True
         self.requests: list[EngineRequest] = []  # in the order they came
         self.running: set[str] = set()
@@ -67,7 +73,14 @@ class ScriptedEngine:
         self.requests.append(request)
         self.running.add(request.request_id)
         script = self._scripts if isinstance(self._scripts, Script) else self._scripts(request)
+        pooled = self._card.pooled
+        check_kind(request.is_pooled, pools=pooled is not None)
         try:
+            if pooled is not None:
+                vector = made_up_vector(request.prompt_token_ids, pooled.num_values)
+                reason = FinishReason.STOP
+                yield TokenEvent(request.request_id, 0, (), finish_reason=reason, vector=vector)
+                return
             async for event in _play(script, request):
                 yield event
         except GeneratorExit:
@@ -78,6 +91,13 @@ class ScriptedEngine:
             raise
         finally:
             self.running.discard(request.request_id)
+
+
+def made_up_vector(token_ids: Sequence[int], num_values: int) -> bytes:
+    """float32, little-endian; the same for the same tokens."""
+    state = zlib.crc32(repr(tuple(token_ids)).encode())
+    values = [((state >> (n % 24)) % 251) / 125 - 1.0 for n in range(num_values)]
+    return struct.pack(f"<{num_values}f", *values)
 
 
 async def _play(script: Script, request: EngineRequest) -> AsyncGenerator[TokenEvent, None]:
@@ -132,7 +152,8 @@ def _prompt_logprobs(request: EngineRequest) -> tuple[TokenLogprob | None, ...]:
 def _check(request: EngineRequest, max_model_len: int) -> None:
     """What the front end promises about every request."""
     sampling = request.sampling
-    assert 1 <= sampling.max_tokens <= max_model_len - len(request.prompt_token_ids)
+    least = 0 if request.is_pooled else 1
+    assert least <= sampling.max_tokens <= max_model_len - len(request.prompt_token_ids)
     assert request.prompt_token_ids and all(i >= 0 for i in request.prompt_token_ids)
     assert -(1 << 63) <= sampling.seed < 1 << 63
     assert 0 <= sampling.temperature <= 2 and 0 < sampling.top_p <= 1

@@ -24,6 +24,7 @@ from common.engine.constraint_gate import ConstraintGate
 from common.engine.interface import EngineLoad, EngineSettings, FilledBlocks, StepResult
 from common.engine.kv_cache import KVCache
 from common.engine.limits import check_request
+from common.engine.pooler import Pooler
 from common.engine.prefix import PrefixHasher
 from common.engine.prefix_log import PrefixLog
 from common.engine.prompt_logprobs import take_prompt_logprobs
@@ -35,7 +36,14 @@ from common.errors import BadRequest, ModelNotFound, Overloaded, XpydError
 from common.model.inputs import ForwardInputs
 from common.model.lora.adapter import Adapter
 from common.model.spec import ModelSpec
-from common.request import Constraint, EngineRequest, FinishReason, TokenEvent, TokenLogprob
+from common.request import (
+    Constraint,
+    EngineRequest,
+    FinishReason,
+    TokenEvent,
+    TokenLogprob,
+    check_kind,
+)
 
 MAX_HELD_S = 20.0  # for a constraint to be compiled, others before it included
 
@@ -64,12 +72,14 @@ class Engine:
         *,
         constraints: ConstraintCompiler | None = None,
         adapters: Callable[[str], Adapter] | None = None,
+        pooler: Pooler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`fingerprint` names model and layout (`kv_fingerprint`): it is in every prefix hash.
 
         constraints:  None: requests with a constraint are refused
         adapters:     by digest, or ModelNotFound; None: requests with an adapter are refused
+        pooler:       of a model that pools, which can do nothing else; None: it generates
         """
         self.settings = settings
         self._model = model
@@ -93,6 +103,7 @@ class Engine:
             settings.max_num_seqs, max_blocks, cache.block_size, cache.device
         )
         self._adapters = adapters
+        self._pooler = pooler
         self._sequences: dict[str, Sequence] = {}
         self._num_added = 0
         self._prefix_log: PrefixLog | None = None  # kept only while somebody wants it
@@ -186,6 +197,9 @@ class Engine:
         with torch.inference_mode():
             inputs = self._batch.build(plan)
             logits = self._model.forward(inputs, self._cache.tensor)
+            if self._pooler is not None:
+                self._take_vectors(plan, self._pooler.take(plan, logits))
+                return self._news(num_tokens=len(inputs.token_ids))
             logits = take_prompt_logprobs(plan, logits)
             sampled = [chunk.sequence for chunk in plan.chunks if chunk.is_sampled]
             samples = self._sampler.sample(logits, sampled)
@@ -235,6 +249,26 @@ class Engine:
         )
         if event.finish_reason is not None or sequence.offer:
             self._leave(sequence)
+
+    def _take_vectors(self, plan: Plan, vectors: list[bytes]) -> None:
+        """`vectors`: one for each chunk that ends its prompt, in order."""
+        found = iter(vectors)
+        for sequence, num_tokens in plan.chunks:
+            is_last = num_tokens == sequence.num_to_compute
+            sequence.num_computed += num_tokens
+            self._publish(sequence, is_last=is_last)
+            if is_last:
+                event = TokenEvent(
+                    sequence.request_id,
+                    0,
+                    (),
+                    finish_reason=FinishReason.STOP,
+                    num_cached_tokens=sequence.num_cached_tokens,
+                    timings=self._timings(sequence),
+                    vector=next(found),
+                )
+                self._events.append(event)
+                self._leave(sequence)
 
     def _event(
         self, sequence: Sequence, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()
@@ -356,6 +390,7 @@ class Engine:
         """Checked, and known to nobody yet."""
         if request.request_id in self._sequences:
             raise BadRequest(f"request {request.request_id} is running already", param="request_id")
+        check_kind(request.is_pooled, pools=self._pooler is not None)
         check_request(request, self.settings, self._model.spec.vocab_size)
         longest = len(request.prompt_token_ids) + request.sampling.max_tokens
         if self._num_blocks(longest) > self._pool.num_blocks:
@@ -389,6 +424,8 @@ class Engine:
 
     def _enter(self, sequence: Sequence) -> None:
         self._sampler.prepare(sequence)
+        if self._pooler is not None:
+            self._pooler.prepare(sequence)
         self._sequences[sequence.request_id] = sequence
         if sequence.compilation is not None:
             self._scheduler.hold(sequence)
@@ -414,6 +451,8 @@ class Engine:
         """The one place where a sequence's blocks are given back."""
         self._scheduler.remove(sequence)
         self._batch.release(sequence)
+        if self._pooler is not None:
+            self._pooler.forget(sequence)
         self._sequences.pop(sequence.request_id, None)
         if not self._sequences:
             self._pool.check()

@@ -22,6 +22,7 @@ from common.engine.kv_cache import (
     default_num_blocks,
     kv_fingerprint,
 )
+from common.engine.pooler import Pooler
 from common.engine_client import ModelCard
 from common.errors import ConfigError
 from common.instance.adapters import AdapterLimits, ServedAdapters
@@ -32,9 +33,10 @@ from common.model.llama import Llama
 from common.model.loader import CausalLM, load_model, model_fingerprint, resolve_model
 from common.model.lora.adapter import Adapter, max_adapter_bytes
 from common.model.lora.load import load_adapter
-from common.model.spec import ModelSpec
+from common.model.spec import ModelSpec, Pooling
 from common.model.step_memory import peak_step_bytes
 from common.options import parse_cores
+from common.request import PooledOutput
 from common.text import tokenizer_json
 from kernels import native_library
 from kernels.gpu.choice import has_fp8, has_triton, is_batch_invariant, set_batch_invariant
@@ -91,6 +93,7 @@ def build_engine(config: ServeConfig) -> EngineParts:
         seed=config.seed,
         device=device,
         max_model_len=config.max_model_len,
+        runner=config.wanted_runner,
         quantization=config.quantization,
     )
     spec = model.spec
@@ -100,7 +103,8 @@ def build_engine(config: ServeConfig) -> EngineParts:
         _check_fp8_cache(device)
     layout = KVLayout.of(spec, config.block_size, is_fp8=is_fp8)
     name = config.served_model_name or Path(config.model.rstrip("/")).name
-    card = ModelCard(name, spec.max_model_len, int(time.time()))
+    pooled = None if spec.pooling is None else pooled_output(spec, spec.pooling, config)
+    card = ModelCard(name, spec.max_model_len, int(time.time()), pooled=pooled)
     adapters = _adapters(config, card, spec, device) if config.enable_lora else None
     num_blocks = default_num_blocks(
         layout,
@@ -120,7 +124,8 @@ def build_engine(config: ServeConfig) -> EngineParts:
     constraints = ConstraintCompiler(
         lambda: tokenizer_json(path), spec.vocab_size, spec.eos_token_ids
     )
-    if device.type == "cuda" and has_triton() and isinstance(model, Llama):
+    is_generating = spec.pooling is None
+    if device.type == "cuda" and has_triton() and isinstance(model, Llama) and is_generating:
         model = _made_fast(model, cache, settings, config)
     engine = Engine(
         model,
@@ -130,6 +135,7 @@ def build_engine(config: ServeConfig) -> EngineParts:
         fingerprint,
         constraints=constraints,
         adapters=None if adapters is None else adapters.find,
+        pooler=None if spec.pooling is None else Pooler(spec.pooling.method),
     )
     log.info(
         "%s on %s (%s kernels, %s weights): %d blocks of %d tokens, ready in %.1f s",
@@ -143,6 +149,21 @@ def build_engine(config: ServeConfig) -> EngineParts:
     )
     driver = EngineDriver(engine)
     return EngineParts(path, card, cache, engine, driver, fingerprint, adapters=adapters)
+
+
+def pooled_output(spec: ModelSpec, pooling: Pooling, config: ServeConfig) -> PooledOutput:
+    """What clients may know of the vectors. Raises ConfigError for a role that cannot make them."""
+    if config.role != "both" or config.enable_lora:
+        raise ConfigError(
+            f"{spec.architecture} gives vectors, not text: start it with --role both, without "
+            "--enable-lora"
+        )
+    return PooledOutput(
+        len(pooling.labels) or spec.hidden_size,
+        pooling.is_normalized,
+        pooling.labels,
+        pooling.can_shorten,
+    )
 
 
 def _adapters(

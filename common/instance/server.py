@@ -270,6 +270,7 @@ class _Instance:
             version=VERSION,
             max_num_seqs=config.max_num_seqs,
             adapters=() if parts.adapters is None else parts.adapters.infos(),
+            pooled=parts.card.pooled,
         )
 
     def _app(self) -> FastAPI:

@@ -26,6 +26,7 @@ from common.model.config_json import ConfigJson
 from common.model.shards import Part
 
 INDEX = "model.safetensors.index.json"
+_BODY = "model."
 FLOAT_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -69,6 +70,8 @@ class Checkpoint:
 
     def copy_into(self, target: Tensor, name: str, part: Part | None = None) -> None:
         """Of a part, only its bytes are read."""
+        if name not in self._files and name.startswith(_BODY):
+            name = name.removeprefix(_BODY)  # of a model that was stored without any head
         if name not in self._files:
             raise ConfigError(f"the checkpoint has no tensor {name}")
         view = self._files[name].get_slice(name)

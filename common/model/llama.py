@@ -62,16 +62,27 @@ class Llama:
         )
         self._layers = [_read_layer(reader, spec, shape, i) for i in range(spec.num_layers)]
         self._norm = reader.tensor("model.norm.weight", spec.hidden_size)
-        if spec.tied_embeddings:
+        self._num_outputs = spec.vocab_size
+        self._head: PackedWeight | None = None
+        if spec.pooling is not None:
+            self._num_outputs = len(spec.pooling.labels) or spec.hidden_size
+            if spec.pooling.labels:
+                self._head = pack(
+                    reader.tensor("score.weight", self._num_outputs, spec.hidden_size)
+                )
+        elif spec.tied_embeddings:
             self._head = pack(self._embedding, quantization=quantization)
         else:
             head = reader.vocab_rows("lm_head.weight", spec.vocab_size, spec.hidden_size)
             self._head = pack(head, quantization=quantization)
-        weights.finish((*IGNORABLE, "lm_head.weight") if spec.tied_embeddings else IGNORABLE)
+        has_other_head = spec.tied_embeddings or spec.pooling is not None
+        weights.finish((*IGNORABLE, "lm_head.weight") if has_other_head else IGNORABLE)
         self._cos, self._sin = rope_tables(shape.rope, spec.head_dim, spec.max_model_len, device)
-        self._decoder = self._in_one_call() if self._ranks.shard.num_ranks == 1 else None
+        self._decoder = self._in_one_call()
 
     def _in_one_call(self) -> Decoder | None:
+        if self._head is None or self._ranks.shard.num_ranks > 1:
+            return None
         network = Network(
             self._embedding,
             self._layers,
@@ -96,12 +107,14 @@ class Llama:
     def quantized_weights(self) -> list[PackedWeight]:
         """One of each shape."""
         first = self._layers[0]
-        weights = [first.qkv, first.output, first.gate_up, first.down, self._head]
+        weights = [first.qkv, first.output, first.gate_up, first.down]
+        weights += [] if self._head is None else [self._head]
         shapes = {w.data.shape: w for w in weights if w.scales is not None}
         return list(shapes.values())
 
     def forward(self, inputs: ForwardInputs, cache: Tensor) -> Tensor:
-        """Logits [rows, vocab] float32 of `inputs.logits_rows`; of use on rank 0 only.
+        """Logits [rows, vocab] float32 of `inputs.logits_rows`; of use on rank 0 only. A pooling
+        model gives what it has instead: [rows, labels], or [rows, hidden].
 
         cache: [blocks, layers, 2, kv_heads, block_size, head_dim], with the KV heads of this rank;
         this step's K and V are written.
@@ -118,7 +131,7 @@ class Llama:
             inputs.logits_rows,
             cache,
         )
-        return logits[:, : self.spec.vocab_size]
+        return logits[:, : self._num_outputs]
 
     def forward_by_operations(self, inputs: ForwardInputs, cache: Tensor) -> Tensor:
         """The network, readable: what any device runs, and what the one call gives bit for bit."""
@@ -134,8 +147,10 @@ class Llama:
             hidden = self._whole(inner, layer.down, inputs.adapters, i, "down")
         rows = inputs.logits_rows
         hidden, _ = add_rms_norm(hidden[rows], residual[rows], self._norm, eps)
+        if self._head is None:
+            return hidden.float()
         logits = self._ranks.gather_columns(linear(hidden, self._head, out_dtype=torch.float32))
-        return logits[:, : self.spec.vocab_size]
+        return logits[:, : self._num_outputs]
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         """[tokens, hidden]; each rank adds the rows of its part of the vocabulary."""

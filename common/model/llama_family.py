@@ -77,6 +77,17 @@ FAMILY: dict[str, FamilyRow] = {
 }
 
 
+CLASSIFIER = "ForSequenceClassification"
+
+
+def generating_form(architecture: str) -> str:
+    """The member of `FAMILY` with the same layers, if it is one of them under another head."""
+    for suffix in (CLASSIFIER, "Model"):
+        if architecture.endswith(suffix):
+            return architecture.removesuffix(suffix) + "ForCausalLM"
+    return architecture
+
+
 def read_native(
     config: ConfigJson, generation: ConfigJson, architecture: str, max_model_len: int | None
 ) -> ModelSpec:

@@ -23,7 +23,7 @@ from common.model.inputs import ForwardInputs
 from common.model.llama import Llama
 from common.model.ranks import Ranks
 from common.model.shards import check_shards
-from common.model.spec import DTYPES, ModelSpec
+from common.model.spec import DTYPES, ModelSpec, Runner
 from common.model.spec_reader import read_spec
 from kernels.gpu.choice import has_fp8
 from kernels.quantize import Quantization
@@ -32,7 +32,8 @@ LoadFormat = Literal["auto", "dummy"]
 
 # What a model directory needs to hold; everything else in a repository stays where it is.
 WANTED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-UNWANTED_FILES = ["consolidated*", "original/*", "*/*"]
+# (no directories but 1_Pooling, as sentence-transformers calls it)
+UNWANTED_FILES = ["consolidated*", "original/*", "[!1]*/*"]
 
 
 class CausalLM(Protocol):
@@ -79,6 +80,7 @@ def load_model(
     seed: int = 0,
     device: torch.device,
     max_model_len: int | None = None,
+    runner: Runner = "auto",
     ranks: Ranks | None = None,
     quantization: Quantization | None = None,
 ) -> CausalLM:
@@ -86,12 +88,13 @@ def load_model(
 
     dtype:        auto is the config's; weights are converted to it
     load_format:  dummy makes weights up from `seed`, and needs no files but config.json
+    runner:       is text generated with it, or is a text turned into a vector?
     ranks:        who else runs it; each loads its own part
     quantization: what weights become as they are loaded; embeddings and KV cache stay in dtype
     """
     if quantization == "fp8":
         _check_fp8(device)
-    spec = with_dtype(read_spec(path, max_model_len), dtype)
+    spec = with_dtype(read_spec(path, max_model_len, runner), dtype)
     if ranks is not None:
         check_shards(spec, ranks.shard.num_ranks)
     if spec.llama is None:

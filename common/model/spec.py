@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from common.model.rope_spec import RopeSpec
 
@@ -35,6 +36,20 @@ class LlamaShape:
     initializer_range: float
 
 
+PoolingMethod = Literal["last", "mean", "cls"]  # which tokens' vectors make the text's
+Runner = Literal["auto", "generate", "pooling"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """What a model that does not generate gives for a text."""
+
+    method: PoolingMethod
+    is_normalized: bool  # are its vectors meant to have length 1?
+    labels: tuple[str, ...] = ()  # of a classifier's scores; (): the vector is an embedding
+    can_shorten: bool = False  # do the first numbers of an embedding stand alone?
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Sizes and facts of a causal language model. `dtype` is of weights and KV cache alike."""
@@ -53,3 +68,4 @@ class ModelSpec:
     bos_token_id: int | None
     default_sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     llama: LlamaShape | None = None  # None: runs through transformers
+    pooling: Pooling | None = None  # None: it generates

@@ -132,7 +132,7 @@ QWEN = {"architectures": ["Qwen2ForCausalLM"]}
     [
         ({"architectures": None}, "architectures is missing"),
         ({"architectures": "LlamaForCausalLM"}, "architectures must be a list of strings"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "is not supported; supported are"),
+        ({"architectures": ["BertForMaskedLM"]}, "is not supported; supported are"),
         ({"vocab_size": None}, "vocab_size is missing"),
         ({"vocab_size": 0}, "vocab_size must be an integer from 1"),
         ({"vocab_size": True}, "vocab_size must be an integer from 1 .* not true"),
