@@ -23,7 +23,7 @@ from tests.common.api.apps import MODEL, InProcess, app_of, error_of, says, serv
 
 WIDTH = 6
 EMBEDS = PooledOutput(WIDTH, is_normalized=True, can_shorten=True)
-PATHS = {
+PATHS: dict[str, dict[str, object]] = {
     "/v1/embeddings": {"input": "x"},
     "/pooling": {"input": "x"},
     "/classify": {"input": "x"},

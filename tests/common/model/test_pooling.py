@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_a_generating_model_can_be_asked_for_embeddings(tmp_path):
 @pytest.mark.parametrize("method", POOLINGS)
 def test_vectors_do_not_depend_on_company_chunks_or_the_prefix_cache(method, tmp_path):
     path = save(make_model("Qwen3Model", SMALL), tmp_path)
-    alone = {}
+    alone: dict[str, Any] = {}
     for name, tokens in PROMPTS.items():
         alone |= run(engine_of(path, budget=200, method=method), {name: tokens})[0]
     engine = engine_of(path, budget=8, method=method)
