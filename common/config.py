@@ -229,12 +229,18 @@ class ServeConfig(FrontEndConfig):
             raise ConfigError(f"--runner {self.runner} and --task {self.task} exclude each other")
         if self.wanted_runner != "pooling":
             return
+        self.check_pools("--runner pooling")
+
+    def check_pools(self, name_of_it: str) -> None:
+        """Raises ConfigError for what a pooling instance cannot be."""
         if self.role != "both":
-            raise ConfigError("--runner pooling hands nothing over: start it with --role both")
+            raise ConfigError(f"{name_of_it} hands nothing over: start it with --role both")
         for flag in ("enable_lora", "quantization"):
             if getattr(self, flag):
                 name = "--" + flag.replace("_", "-")
-                raise ConfigError(f"{name} does not go with --runner pooling yet")
+                raise ConfigError(f"{name} does not go with {name_of_it} yet")
+        if self.tensor_parallel_size > 1:
+            raise ConfigError(f"--tensor-parallel-size does not go with {name_of_it} yet")
 
     def _check_lora(self) -> None:
         num_adapters = len(parse_lora_modules(self.lora_modules))

@@ -153,11 +153,7 @@ def build_engine(config: ServeConfig) -> EngineParts:
 
 def pooled_output(spec: ModelSpec, pooling: Pooling, config: ServeConfig) -> PooledOutput:
     """What clients may know of the vectors. Raises ConfigError for a role that cannot make them."""
-    if config.role != "both" or config.enable_lora:
-        raise ConfigError(
-            f"{spec.architecture} gives vectors, not text: start it with --role both, without "
-            "--enable-lora"
-        )
+    config.check_pools(f"{spec.architecture}, which gives vectors,")
     return PooledOutput(
         len(pooling.labels) or spec.hidden_size,
         pooling.is_normalized,

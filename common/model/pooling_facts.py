@@ -12,6 +12,7 @@ from common.errors import ConfigError
 from common.model.config_json import ConfigJson
 from common.model.spec import Pooling, PoolingMethod
 
+MAX_LABEL_CHARS = 16 << 10  # every instance tells its proxies of them
 _MODULES = "modules.json"
 _METHODS: dict[str, PoolingMethod] = {
     "pooling_mode_lasttoken": "last",
@@ -41,7 +42,9 @@ def read_classifier(config: ConfigJson) -> Pooling:
     """The last token's scores, one for each label."""
     named = config.table("id2label").values if config.has("id2label") else {}
     count = len(named) or config.integer("num_labels", 2)
-    labels = tuple(str(named.get(str(n), f"LABEL_{n}"))[:256] for n in range(count))
+    labels = tuple(str(named.get(str(n), f"LABEL_{n}")) for n in range(min(count, MAX_LABEL_CHARS)))
+    if sum(map(len, labels)) > MAX_LABEL_CHARS:
+        raise config.error("id2label", f"may have {MAX_LABEL_CHARS} characters in all")
     return Pooling("last", is_normalized=False, labels=labels)
 
 

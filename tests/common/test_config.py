@@ -85,3 +85,24 @@ def test_addresses():
     for bad in ("host", ":80", "host:0", "host:99999", "host:x"):
         with pytest.raises(ConfigError, match="--x"):
             parse_address("--x", bad)
+
+
+def test_pooling_is_asked_for_in_old_words_and_in_new():
+    assert parsed(ServeConfig, "m").wanted_runner == "auto"
+    for argv in (["--runner", "pooling"], ["--task", "embed"], ["--task", "score"]):
+        assert parsed(ServeConfig, "m", *argv).wanted_runner == "pooling"
+    assert parsed(ServeConfig, "m", "--task", "generate").wanted_runner == "generate"
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--task", "embed", "--runner", "generate"], "exclude each other"),
+        (["--task", "embed", "--role", "prefill"], "--role both"),
+        (["--runner", "pooling", "--enable-lora"], "--enable-lora does not go"),
+        (["--runner", "pooling", "--quantization", "int8"], "--quantization does not go"),
+    ],
+)
+def test_what_does_not_go_with_pooling(argv, told):
+    with pytest.raises(ConfigError, match=told):
+        parsed(ServeConfig, "m", *argv)

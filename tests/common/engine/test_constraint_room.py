@@ -118,3 +118,18 @@ def test_a_clients_own_limits_on_tokens_come_first(compiler):
     request = ask("a", json_schema({"type": "string"}), max_tokens=9, logit_bias=bias)
     answers = run_all(constrained_engine(compiler), [request])
     assert not answers.failed and len(answers.tokens["a"]) == 9
+
+
+def test_tool_calls_are_never_closed(compiler):
+    """Half an argument must not look like a whole one."""
+    call = {
+        "type": "tag",
+        "begin": "<call>",
+        "content": {"type": "json_schema", "json_schema": FORM},
+        "end": "</call>",
+    }
+    tag = {"type": "structural_tag", "format": call}
+    constraint = Constraint("structural_tag", json.dumps(tag))
+    assert end_len(compiler, constraint) is None
+    answers = run_all(constrained_engine(compiler), [ask("a", constraint, max_tokens=60)])
+    assert answers.reason("a") == "length" and not answers.text("a").endswith("</call>")
