@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from common.request import EngineRequest, PooledOutput, TokenEvent
@@ -28,10 +28,11 @@ class ModelCard:
 
 
 def adapter_card(base: ModelCard, info: AdapterInfo, created: int) -> ModelCard:
-    return ModelCard(
-        info.name,
-        base.max_model_len,
-        created,
+    """As its base, but for what is its own."""
+    return replace(
+        base,
+        name=info.name,
+        created=created,
         base=base.name,
         root=info.root,
         parent=info.parent,
