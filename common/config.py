@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.errors import ConfigError
-from common.lora_modules import parse_lora_modules
+from common.lora_modules import MAX_LORAS, parse_lora_modules
 from common.options import (
     check_not_negative,
     check_port,
@@ -246,6 +246,8 @@ class ServeConfig(FrontEndConfig):
         num_adapters = len(parse_lora_modules(self.lora_modules))
         if (self.lora_modules or self.lora_root) and not self.enable_lora:
             raise ConfigError("--lora-modules and --lora-root need --enable-lora")
+        if self.max_loras > MAX_LORAS:
+            raise ConfigError(f"--max-loras may be at most {MAX_LORAS}, got {self.max_loras}")
         if num_adapters > self.max_loras:
             raise ConfigError(
                 f"--lora-modules names {num_adapters} adapters: raise --max-loras, which is "

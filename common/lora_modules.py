@@ -11,6 +11,7 @@ import msgspec
 from common.errors import ConfigError
 
 FLAG = "--lora-modules"
+MAX_LORAS = 1024  # on one instance: proxies are told of all
 NAME_RULE = "1 to 64 letters, digits, '.', '_' or '-'"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _FIELDS = {"name", "path", "base_model_name"}

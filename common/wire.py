@@ -69,12 +69,18 @@ class InstanceInfo(msgspec.Struct, frozen=True, array_like=True):
     version: str = ""
     wire_version: int = WIRE_VERSION
     max_num_seqs: int = 0  # sequences that run at once; 0: not told
-    adapters: tuple[AdapterInfo, ...] = ()
+    adapters: tuple[AdapterInfo, ...] = ()  # not in what `to_be_found` says
     pooled: PooledOutput | None = None  # None: it generates
+
+
+def to_be_found(info: InstanceInfo) -> InstanceInfo:
+    """What discovery needs, in few bytes whatever is served: the rest comes with `Welcome`."""
+    return msgspec.structs.replace(info, adapters=())
 
 
 def info_to_json(info: InstanceInfo) -> bytes:
     """The body of `GET /instance`: an object with the field names."""
+    info = to_be_found(info)
     return msgspec.json.encode({name: getattr(info, name) for name in info.__struct_fields__})
 
 

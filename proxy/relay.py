@@ -352,6 +352,8 @@ class Fleet:
         fingerprint = flight.kv_fingerprint if flight.machine.has_output else ""
         adapter = flight.machine.request.adapter
         snapshot = view_fleet(self.membership, self._accounts, flight.model, fingerprint, adapter)
+        if adapter and not snapshot.instances:
+            return NoInstance("no instance that holds this LoRA adapter is ready")
         route = self._other_source(snapshot, facts, ask.loader) or self._choose(snapshot, facts)
         if isinstance(route, NoInstance):
             return route

@@ -14,6 +14,7 @@ from common.wire import (
     InstanceInfo,
     Register,
     ToProxy,
+    to_be_found,
 )
 
 INTERVAL_S = 1.0
@@ -23,7 +24,7 @@ class Registration:
     """`registry`: `host:port`. Repeating the message is what finds a registry that was away."""
 
     def __init__(self, registry: str, info: InstanceInfo, key: ClusterKey | None = None) -> None:
-        self._info = info
+        self._info = to_be_found(info)
         self._link = Link(
             f"tcp://{registry}",
             Decoder(ToProxy, MAX_REGISTRY_MESSAGE_BYTES),
@@ -39,9 +40,9 @@ class Registration:
             await asyncio.sleep(INTERVAL_S)
 
     def announce(self, info: InstanceInfo) -> None:
-        """The instance is another from now on: it has a new role, or other adapters."""
-        self._info = info
-        self._link.send(Register(info))
+        """The instance is another from now on: it has a new role."""
+        self._info = to_be_found(info)
+        self._link.send(Register(self._info))
 
     async def close(self) -> None:
         """Leave: say so, once."""

@@ -248,8 +248,6 @@ class _Instance:
     def _adapters_changed(self) -> None:
         info = self._info()
         self._links.tell(info, AdaptersChanged(info.incarnation, info.adapters))
-        for registration in self._registrations:
-            registration.announce(info)
 
     def _info(self) -> InstanceInfo:
         parts, config = self._parts, self._config
