@@ -155,7 +155,8 @@ class ServeConfig(FrontEndConfig):
     seed: int = option(0, "seed of dummy weights", metavar="N")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where the model runs")
     enforce_eager: bool = option(
-        False, "on a GPU: no CUDA graphs; for debugging, or to save memory"
+        False,
+        "on a GPU: no CUDA graphs, one step after the other; for debugging, or to save memory",
     )
     batch_invariant: bool = option(
         False,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from common.engine.scheduler import Plan
 from common.engine.sequence import Sequence
@@ -37,7 +38,10 @@ class BatchBuilder:
             self._free_rows.append(sequence.row)
             sequence.row = None
 
-    def build(self, plan: Plan) -> ForwardInputs:
+    def build(self, plan: Plan, token_ids: Tensor | None = None) -> ForwardInputs:
+        """
+        token_ids:  of a plan that is ahead: [sequences] int64, on the device
+        """
         for sequence in plan.preempted:
             self.release(sequence)
         for sequence in plan.grown:
@@ -46,7 +50,7 @@ class BatchBuilder:
             self._tables[sequence.row, : len(sequence.block_ids)] = sequence.block_ids
 
         chunks = plan.chunks
-        starts = np.array([sequence.num_computed for sequence, _ in chunks])
+        starts = np.array([s.num_tokens if plan.is_ahead else s.num_computed for s, _ in chunks])
         counts = np.array([num_tokens for _, num_tokens in chunks])
         rows = np.array([sequence.row for sequence, _ in chunks])
         ends = starts + counts
@@ -58,20 +62,22 @@ class BatchBuilder:
         positions = np.arange(cu_seqlens[-1]) + (starts - cu_seqlens[:-1])[owner]
         blocks = self._tables[rows[owner], positions // self._block_size].astype(np.int64)
         slots = blocks * self._block_size + positions % self._block_size
-        token_ids = np.concatenate(
-            [s.tokens[s.num_computed : s.num_computed + count] for s, count in chunks]
-        )
+        wanted = [positions, slots, _logits_rows(plan, cu_seqlens)]
+        if token_ids is None:
+            known = [s.tokens[s.num_computed : s.num_computed + count] for s, count in chunks]
+            token_ids, *wide = self._tensors([np.concatenate(known), *wanted])
+        else:
+            wide = self._tensors(wanted)
         max_blocks = -(-int(ends.max()) // self._block_size)
-        wide = self._tensors([token_ids, positions, slots, _logits_rows(plan, cu_seqlens)])
         narrow = self._tensors([cu_seqlens, ends.astype(np.int32), self._tables[rows, :max_blocks]])
         return ForwardInputs(
-            token_ids=wide[0],
-            positions=wide[1],
-            slots=wide[2],
+            token_ids=token_ids,
+            positions=wide[0],
+            slots=wide[1],
             cu_seqlens=narrow[0],
             context_lens=narrow[1],
             block_tables=narrow[2],
-            logits_rows=wide[3],
+            logits_rows=wide[2],
             max_query_len=int(counts.max()),
             max_context_len=int(ends.max()),
             adapters=self._adapter_rows(plan, cu_seqlens),
@@ -91,7 +97,7 @@ class BatchBuilder:
             found.append(AdapterRows(adapter, self._tensors([np.concatenate(parts)])[0]))
         return tuple(found)
 
-    def _tensors(self, arrays: list[NDArray[Any]]) -> list[torch.Tensor]:
+    def _tensors(self, arrays: list[NDArray[Any]]) -> list[Tensor]:
         """The arrays, all of one dtype, on the device."""
         if self._device.type == "cpu":
             return [torch.from_numpy(array) for array in arrays]
@@ -108,6 +114,8 @@ class BatchBuilder:
 
 def _logits_rows(plan: Plan, cu_seqlens: NDArray[np.int32]) -> NDArray[np.int64]:
     """The last token of each sampled sequence; every token where prompt logprobs are asked for."""
+    if plan.is_ahead:
+        return np.arange(len(plan.chunks))
     if not any(chunk.sequence.wants_prompt_logprobs for chunk in plan.chunks):
         lasts = [i for i, chunk in enumerate(plan.chunks) if chunk.is_sampled]
         return cu_seqlens[1:][lasts].astype(np.int64) - 1

@@ -8,6 +8,7 @@ request causes ends that request only; whatever else is raised is our bug (see d
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ from common.engine.batch import BatchBuilder
 from common.engine.block_pool import BlockPool
 from common.engine.constraint_compiler import ConstraintCompiler
 from common.engine.constraint_gate import ConstraintGate
+from common.engine.flight import Flight, is_foreseeable
 from common.engine.interface import EngineLoad, EngineSettings, FilledBlocks, StepResult
 from common.engine.kv_cache import KVCache
 from common.engine.limits import check_request
@@ -29,9 +31,9 @@ from common.engine.prefix import PrefixHasher
 from common.engine.prefix_log import PrefixLog
 from common.engine.prompt_logprobs import take_prompt_logprobs
 from common.engine.publish import Publisher
-from common.engine.sampler import Sampler, Samples
+from common.engine.sampler import DeviceSamples, Sampler, Samples
 from common.engine.scheduler import Plan, Scheduler
-from common.engine.sequence import Sequence
+from common.engine.sequence import Sequence, Stage
 from common.errors import BadRequest, ModelNotFound, Overloaded, XpydError
 from common.model.inputs import ForwardInputs
 from common.model.lora.adapter import Adapter
@@ -71,6 +73,7 @@ class Engine:
         fingerprint: str,
         *,
         constraints: ConstraintCompiler | None = None,
+        is_overlapped: bool = False,
         adapters: Callable[[str], Adapter] | None = None,
         pooler: Pooler | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -78,6 +81,8 @@ class Engine:
         """`fingerprint` names model and layout (`kv_fingerprint`): it is in every prefix hash.
 
         constraints:  None: requests with a constraint are refused
+        is_overlapped:  launch the next step before this one's tokens are known, where possible;
+                        worth it where forward passes return before they are computed
         adapters:     by digest, or ModelNotFound; None: requests with an adapter are refused
         pooler:       of a model that pools, which can do nothing else; None: it generates
         """
@@ -104,6 +109,8 @@ class Engine:
         )
         self._adapters = adapters
         self._pooler = pooler
+        self._is_overlapped = is_overlapped
+        self._flight: Flight | None = None  # launched ahead, by the step before
         self._sequences: dict[str, Sequence] = {}
         self._num_added = 0
         self._prefix_log: PrefixLog | None = None  # kept only while somebody wants it
@@ -165,11 +172,13 @@ class Engine:
 
     def fail_running(self, error: XpydError) -> StepResult:
         """After a step that raised: end those who may have been in it, or, if nobody was, all."""
+        self._drop_flight()
         self._fail(self._scheduler.running or list(self._sequences.values()), error)
         return self._news(num_tokens=0)
 
     def fail_all(self, error: XpydError) -> StepResult:
         """At shutdown."""
+        self._drop_flight()
         self._fail(list(self._sequences.values()), error)
         return self._news(num_tokens=0)
 
@@ -182,7 +191,7 @@ class Engine:
         self._constraints.close()
 
     def has_work(self) -> bool:
-        return bool(self._sequences or self._events or self._prefix_log)
+        return bool(self._sequences or self._events or self._prefix_log or self._flight)
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -190,30 +199,79 @@ class Engine:
         """One forward pass. `num_tokens` 0 with work left: nothing can run until blocks return."""
         if self._scheduler.held:
             self._release_held()
+        with torch.inference_mode():
+            if self._pooler is not None:
+                return self._pool_vectors(self._pooler)
+            flight, self._flight = self._flight, None
+            if flight is None:
+                flight = self._launch(self._scheduler.schedule())
+            if flight is None:
+                return self._news(num_tokens=0)
+            if self._is_overlapped:
+                self._flight = self._launch_ahead(flight)
+            samples = flight.samples()
+        self._post_process(flight, samples)
+        self._pool.free(flight.held)
+        return self._news(num_tokens=flight.num_tokens)
+
+    def _pool_vectors(self, pooler: Pooler) -> StepResult:
         plan = self._scheduler.schedule()
         if not plan.chunks:
             return self._news(num_tokens=0)
         self._note_start(plan)
-        with torch.inference_mode():
-            inputs = self._batch.build(plan)
-            logits = self._model.forward(inputs, self._cache.tensor)
-            if self._pooler is not None:
-                self._take_vectors(plan, self._pooler.take(plan, logits))
-                return self._news(num_tokens=len(inputs.token_ids))
-            logits = take_prompt_logprobs(plan, logits)
-            sampled = [chunk.sequence for chunk in plan.chunks if chunk.is_sampled]
-            samples = self._sampler.sample(logits, sampled)
-        self._post_process(plan, samples)
+        inputs = self._batch.build(plan)
+        hidden = self._model.forward(inputs, self._cache.tensor)
+        self._take_vectors(plan, pooler.take(plan, hidden))
         return self._news(num_tokens=len(inputs.token_ids))
+
+    def _launch(self, plan: Plan) -> Flight | None:
+        if not plan.chunks:
+            return None
+        self._note_start(plan)
+        inputs = self._batch.build(plan)
+        logits = self._model.forward(inputs, self._cache.tensor)
+        logits = take_prompt_logprobs(plan, logits)
+        sampled = [chunk.sequence for chunk in plan.chunks if chunk.is_sampled]
+        num_tokens = len(inputs.token_ids)
+        if self._is_overlapped and sampled and all(is_foreseeable(s) for s in sampled):
+            chosen = self._sampler.choose(logits, sampled, num_ahead=0)
+            return Flight(plan, sampled, num_tokens, chosen)
+        return Flight(plan, sampled, num_tokens, self._sampler.sample(logits, sampled))
+
+    def _launch_ahead(self, flight: Flight) -> Flight | None:
+        """The step after `flight`, whose tokens nobody has seen; None: it has to wait for them."""
+        if not isinstance(flight.chosen, DeviceSamples):
+            return None
+        plan = self._scheduler.ahead(flight.sampled)
+        if plan is None:
+            return None
+        sampled = [chunk.sequence for chunk in plan.chunks]
+        inputs = self._batch.build(plan, flight.tokens_of(sampled))
+        logits = self._model.forward(inputs, self._cache.tensor)
+        chosen = self._sampler.choose(logits, sampled, num_ahead=1)
+        block_size = self._block_size
+        targets = {s.request_id: s.block_ids[s.num_tokens // block_size] for s in sampled}
+        return Flight(plan, sampled, len(sampled), chosen, targets)
+
+    def _drop_flight(self) -> None:
+        """Forget what was launched ahead, once it cannot write any more."""
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            with contextlib.suppress(RuntimeError):  # a device that failed writes no more either
+                flight.samples()
+            self._pool.free(flight.held)
 
     def _note_start(self, plan: Plan) -> None:
         for sequence in plan.grown:
             if sequence.started_at is None:
                 sequence.started_at = self._clock()
 
-    def _post_process(self, plan: Plan, samples: Samples) -> None:
+    def _post_process(self, flight: Flight, samples: Samples) -> None:
         row = 0
-        for sequence, num_tokens in plan.chunks:
+        for sequence, num_tokens in flight.plan.chunks:
+            if sequence.stage is Stage.DONE:  # since the step was launched ahead
+                row += 1
+                continue
             is_sampled = num_tokens == sequence.num_tokens - sequence.num_computed
             error = samples.errors.get(row) if is_sampled else None
             sequence.num_computed += num_tokens
@@ -449,6 +507,8 @@ class Engine:
 
     def _leave(self, sequence: Sequence) -> None:
         """The one place where a sequence's blocks are given back."""
+        if self._flight is not None:
+            self._flight.keep_target(sequence, self._pool)
         self._scheduler.remove(sequence)
         self._batch.release(sequence)
         if self._pooler is not None:

@@ -19,16 +19,15 @@ import torch
 from torch import Tensor
 
 from common.engine.constraint_state import TokenMasks
+from common.engine.draw import is_cut, prepare_draw
 from common.engine.logit_edits import LogitEdits, needs_edits
 from common.engine.penalties import PenaltyCounts, apply_penalties, needs_penalties
 from common.engine.sequence import Sequence
-from common.engine.truncation import cut_off
 from common.errors import BadRequest, XpydError
-from common.request import SamplingParams, TokenLogprob
-from kernels.noise import gumbel, gumbel_at
+from common.request import TokenLogprob
 from kernels.sampling import argmax, log_softmax
 
-MIN_TEMPERATURE = 1e-5  # below, dividing would overflow; the answer is the greedy one long before
+_NO_TOKEN = "the model's output allows no token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,23 @@ class Samples:
     token_ids: list[int]  # meaningless where there is an error
     logprobs: dict[int, TokenLogprob]  # by row, where asked for
     errors: dict[int, XpydError]  # by row
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSamples:
+    """The same, still on the device and perhaps not computed yet."""
+
+    token_ids: Tensor  # [rows] int64
+    is_finite: Tensor  # [rows] bool: False where no token is possible
+
+    def read(self) -> Samples:
+        """Waits for the device."""
+        token_ids: list[int] = self.token_ids.tolist()
+        fine = self.is_finite.tolist()
+        errors: dict[int, XpydError] = {
+            i: XpydError(_NO_TOKEN) for i, is_fine in enumerate(fine) if not is_fine
+        }
+        return Samples(token_ids, {}, errors)
 
 
 class Sampler:
@@ -53,6 +69,17 @@ class Sampler:
         if needs_penalties(sequence.params):
             sequence.penalties = PenaltyCounts(sequence.params, sequence.num_prompt)
 
+    def choose(self, logits: Tensor, sequences: list[Sequence], num_ahead: int) -> DeviceSamples:
+        """The same as `sample`, without waiting, for sequences without rare options or logprobs.
+
+        num_ahead:  tokens of each that have been launched, but that nobody has seen
+        """
+        positions = [sequence.num_tokens + num_ahead for sequence in sequences]
+        prepare_draw(logits, [sequence.params for sequence in sequences], positions)
+        token_ids = argmax(logits)
+        is_finite = logits.gather(1, token_ids[:, None])[:, 0].isfinite()
+        return DeviceSamples(token_ids, is_finite)
+
     def sample(self, logits: Tensor, sequences: list[Sequence]) -> Samples:
         """Choose each sequence's next token. logits: [rows, vocab] float32, overwritten."""
         if not sequences:
@@ -60,14 +87,12 @@ class Sampler:
         wanting = [i for i, s in enumerate(sequences) if s.params.logprobs is not None]
         raw = logits[wanting] if wanting else None
         constrained = {i: s.constraint for i, s in enumerate(sequences) if s.constraint is not None}
-        early = {i: c for i, c in constrained.items() if _is_cut(sequences[i].params)}
+        early = {i: c for i, c in constrained.items() if is_cut(sequences[i].params)}
         errors = _edit(logits, sequences)
         if early:
             errors |= self._masks.apply(logits, early)
         _penalise(logits, sequences)
-        drawn = [i for i, s in enumerate(sequences) if s.params.temperature != 0.0]
-        if drawn:
-            _prepare_draw(logits, drawn, [sequences[i] for i in drawn])
+        prepare_draw(logits, [s.params for s in sequences], [s.num_tokens for s in sequences])
         chosen = argmax(logits)
         token_ids: list[int] = chosen.tolist()
         late = {
@@ -98,7 +123,7 @@ class Sampler:
 def _no_token(sequence: Sequence) -> XpydError:
     constraint = sequence.params.constraint
     if constraint is None:
-        return XpydError("the model's output allows no token")
+        return XpydError(_NO_TOKEN)
     return BadRequest(
         f"{constraint.field} together with the other limits on tokens (bad_words, logit_bias, "
         "allowed_token_ids, ignore_eos, min_tokens) allows no token here",
@@ -126,49 +151,6 @@ def _penalise(logits: Tensor, sequences: list[Sequence]) -> None:
             penalised[i] = sequence.penalties
     if penalised:
         apply_penalties(logits, penalised)
-
-
-def _is_cut(params: SamplingParams) -> bool:
-    """Does what a token gets depend on which others are left?"""
-    return params.temperature != 0.0 and (
-        params.top_p != 1.0 or params.top_k != 0 or params.min_p != 0.0
-    )
-
-
-def _prepare_draw(logits: Tensor, rows: list[int], sequences: list[Sequence]) -> None:
-    """Make the rows such that their argmax is the draw; the other rows stay as they are."""
-    params = [sequence.params for sequence in sequences]
-    device = logits.device
-    x = logits if len(rows) == len(logits) else logits[rows]
-    x /= torch.tensor([max(p.temperature, MIN_TEMPERATURE) for p in params], device=device)[:, None]
-    seeds = torch.tensor([p.seed for p in params], dtype=torch.int64, device=device)
-    positions = torch.tensor([s.num_tokens for s in sequences], device=device)
-    is_cut = [_is_cut(p) for p in params]
-    whole = [i for i, cut in enumerate(is_cut) if not cut]
-    some = [i for i, cut in enumerate(is_cut) if cut]
-    if whole:
-        x[whole] += gumbel(seeds[whole], positions[whole], x.shape[1])
-    if some:
-        min_p = torch.tensor([params[i].min_p for i in some], device=device)
-        top_k = torch.tensor([params[i].top_k for i in some], device=device)
-        top_p = torch.tensor([params[i].top_p for i in some], device=device)
-        kept = x[some] if whole else x
-        kept.masked_fill_(kept < cut_off(kept, min_p, top_k, top_p)[:, None], float("-inf"))
-        _add_noise(kept, seeds[some], positions[some])
-        if kept is not x:
-            x[some] = kept
-    if x is not logits:
-        logits[rows] = x
-
-
-def _add_noise(x: Tensor, seeds: Tensor, positions: Tensor) -> None:
-    """Gumbel noise where something is left: usually a handful of tokens per row."""
-    is_left = x > float("-inf")
-    if int(is_left.sum()) * 32 > x.numel():  # where computing all of it costs less
-        x += gumbel(seeds, positions, x.shape[1])
-    else:
-        rows, token_ids = is_left.nonzero(as_tuple=True)
-        x[rows, token_ids] += gumbel_at(seeds[rows], positions[rows], token_ids[:, None])[:, 0]
 
 
 def describe(

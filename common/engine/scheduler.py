@@ -44,6 +44,7 @@ class Plan:
     chunks: list[Chunk]
     grown: list[Sequence]  # sequences whose block table changed
     preempted: list[Sequence]
+    is_ahead: bool = False  # after a step whose tokens are not known: one more of each sequence
 
 
 def _key(sequence: Sequence) -> tuple[int, int]:
@@ -132,6 +133,24 @@ class Scheduler:
                 break
             budget -= self._run(admitted, budget, plan)
         return plan
+
+    def ahead(self, sampled: list[Sequence]) -> Plan | None:
+        """The step after one that is being computed and samples these; None: what it should be
+        depends on how that one ends, or on somebody who waits."""
+        if self.waiting or self.ready or self.held:
+            return None
+        going_on = [s for s in sampled if s.stage is Stage.RUNNING and not s.ends_next]
+        num_ending = sum(s.ends_next for s in self.running)
+        if not going_on or len(going_on) + num_ending != len(self.running):
+            return None
+        growing = [s for s in going_on if self._num_blocks(s.num_tokens + 1) > len(s.block_ids)]
+        if len(growing) > self._pool.available:
+            return None
+        for sequence in growing:
+            blocks = self._pool.allocate(1, sequence.request_id)
+            assert blocks is not None
+            sequence.block_ids += blocks
+        return Plan([Chunk(s, 1) for s in going_on], growing, [], is_ahead=True)
 
     def _schedule_decodes(self, plan: Plan) -> int:
         """In order, so that who is preempted for another has not been scheduled yet."""

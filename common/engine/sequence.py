@@ -145,6 +145,11 @@ class Sequence:
     def num_to_compute(self) -> int:
         return self.num_tokens - self.num_computed
 
+    @property
+    def ends_next(self) -> bool:
+        """Whatever its next token is, it is the last one here."""
+        return self.offer or self.num_outputs + 1 >= self.params.max_tokens
+
     def append(self, token_id: int) -> None:
         self.tokens[self.num_tokens] = token_id
         self.num_tokens += 1

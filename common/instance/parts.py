@@ -127,6 +127,8 @@ def build_engine(config: ServeConfig) -> EngineParts:
     is_generating = spec.pooling is None
     if device.type == "cuda" and has_triton() and isinstance(model, Llama) and is_generating:
         model = _made_fast(model, cache, settings, config)
+    # Other ranks are told the tokens by this one, which has to know them.
+    is_in_turns = config.enforce_eager or config.tensor_parallel_size > 1
     engine = Engine(
         model,
         cache,
@@ -134,6 +136,7 @@ def build_engine(config: ServeConfig) -> EngineParts:
         spec.eos_token_ids,
         fingerprint,
         constraints=constraints,
+        is_overlapped=device.type == "cuda" and not is_in_turns,
         adapters=None if adapters is None else adapters.find,
         pooler=None if spec.pooling is None else Pooler(spec.pooling.method),
     )

@@ -107,6 +107,7 @@ def make_engine(
     block_size: int = 4,
     model: StandInModel | None = None,
     eos: tuple[int, ...] = (),
+    is_overlapped: bool = False,
     **settings: int | bool,
 ) -> Engine:
     """`clock` stands still unless a test passes its own to Engine."""
@@ -117,7 +118,8 @@ def make_engine(
         "max_num_batched_tokens": 16,
     }
     cache = KVCache(KVLayout.of(model.spec, block_size), num_blocks, torch.device("cpu"))
-    return Engine(model, cache, EngineSettings(**(limits | settings)), eos, "standin")  # type: ignore[arg-type]
+    options = EngineSettings(**(limits | settings))  # type: ignore[arg-type]
+    return Engine(model, cache, options, eos, "standin", is_overlapped=is_overlapped)
 
 
 def make_request(

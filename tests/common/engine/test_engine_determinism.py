@@ -36,12 +36,13 @@ def a_request(name, rng):
     return make_request(name, prompt_of(rng), rng.randint(6, 16), **rng.choice(OPTIONS))
 
 
+@pytest.mark.parametrize("is_overlapped", [False, True])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_in_a_storm_on_a_tiny_pool(options):
+def test_in_a_storm_on_a_tiny_pool(options, is_overlapped):
     rng = random.Random(1)
     request = make_request("me", prompt_of(rng), 20, priority=1, **options)
     expected = alone(request)
-    engine = make_engine(num_blocks=16, max_num_batched_tokens=11)
+    engine = make_engine(num_blocks=16, max_num_batched_tokens=11, is_overlapped=is_overlapped)
     for i in range(3):
         engine.add(a_request(f"before-{i}", rng))
     engine.add(request)
@@ -94,6 +95,7 @@ def test_random_storms_end_each_request_once_with_its_own_tokens(seed):
         num_blocks=rng.choice([16, 18, 24]),
         max_num_batched_tokens=rng.choice([8, 13, 64]),
         enable_prefix_caching=rng.random() < 0.7,
+        is_overlapped=rng.random() < 0.5,
     )
     running: dict[str, object] = {}
     events: dict[str, list[TokenEvent]] = {}
