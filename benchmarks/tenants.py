@@ -89,7 +89,7 @@ async def fairness(client: Client, options: argparse.Namespace) -> dict[str, Any
     quiet = await client.one_by_one(GUEST, count, size)
     async with client.crowd(options) as crowd:
         beside = await client.one_by_one(GUEST, count, size)
-        among = await client.one_by_one(CROWD, max(3, count // 4), size)
+        among = await client.one_by_one(CROWD, 2, size)
     return {
         "quiet_ms": spread(quiet),
         "beside_the_crowd_ms": spread(beside),
@@ -135,6 +135,7 @@ async def measure(options: argparse.Namespace, processes: list[subprocess.Popen[
         address = f"127.0.0.1:{free_port()}"
         flags = ["--role", role, "--port", address.partition(":")[2]]
         flags += ["--cpu-cores", str(cores[number % len(cores)]), "--kv-cache-memory", "256MiB"]
+        flags += ["--max-num-batched-tokens", str(options.budget)]
         log = directory / f"{role}.log"
         processes.append(start(log, "serve", options.model, *flags))
         where.append(f"--{role}={address}")
@@ -162,12 +163,13 @@ def main() -> None:
     )
     parser.add_argument("--model", default=str(MODEL))
     parser.add_argument("--crowd", type=int, default=200, help="requests open at once, of one key")
-    parser.add_argument("--asks", type=int, default=30, help="of the guest, each time")
+    parser.add_argument("--asks", type=int, default=20, help="of the guest, each time")
     parser.add_argument("--prompt-len", type=int, default=256)
     parser.add_argument("--answer-len", type=int, default=32)
     parser.add_argument("--prefix-len", type=int, default=1024)
-    parser.add_argument("--settle-s", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--budget", type=int, default=512, help="--max-num-batched-tokens")
+    parser.add_argument("--settle-s", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", default=["fairness", "privacy"])
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
