@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from common.engine.engine import Engine
 from common.engine.interface import StepResult
+from common.engine.patience import Patience
 from common.errors import Unavailable, XpydError
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class EngineDriver:
         self._engine = engine  # touched by the thread only
         self.listeners: list[Callable[[StepResult], None]] = []  # called in the event loop
         self.last_progress = time.monotonic()  # of the last finished step or idle wake-up
+        self._patience = Patience()
         self.num_steps = 0
         self.num_failed_steps = 0
         self._commands: deque[Command] = deque()
@@ -49,6 +51,10 @@ class EngineDriver:
 
     def is_alive(self) -> bool:
         return self._thread.is_alive() and not self._is_stopping
+
+    def is_stuck(self) -> bool:
+        """Has it been at one thing for longer than it ever was? `patience.py` says how long."""
+        return time.monotonic() - self.last_progress >= self._patience.limit_s
 
     def post(self, command: Command) -> None:
         """Run `command(engine)` before the next step; from any thread. Ignored once stopped."""
@@ -105,12 +111,14 @@ class EngineDriver:
         is_blocked = False
         while True:
             commands = self._next_commands(is_blocked)
+            began = time.monotonic()
             for command in commands:
                 self._execute(command)
             if self._is_stopping:
                 break
             is_blocked = self._engine.has_work() and not self._step()
             self.last_progress = time.monotonic()
+            self._patience.took(self.last_progress - began)
         self._shut_down()
 
     def _next_commands(self, is_blocked: bool) -> list[Command]:

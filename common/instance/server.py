@@ -64,8 +64,6 @@ from common.wire import (
 
 log = logging.getLogger(__name__)
 
-STUCK_AFTER_S = 30.0  # no step finished for so long, with work to do: no more heartbeats
-
 
 def run_instance(config: ServeConfig, plans: Mapping[Role, PlanRole]) -> int:
     """Blocks until a signal ends it; the exit status. Raises ConfigError before anything serves.
@@ -339,11 +337,10 @@ class _Instance:
 
     def _is_alive(self) -> bool:
         """Progress, not presence: the engine's thread stepped lately or has nothing to do."""
-        driver = self._parts.driver
-        return not self._draining and time.monotonic() - driver.last_progress < STUCK_AFTER_S
+        return not self._draining and not self._parts.driver.is_stuck()
 
     def _load(self) -> Load | None:
-        if time.monotonic() - self._parts.driver.last_progress >= STUCK_AFTER_S:
+        if self._parts.driver.is_stuck():
             return None
         load = self._parts.engine.load()
         return Load(

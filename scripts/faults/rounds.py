@@ -43,6 +43,7 @@ class Rounds:
         self._jobs = jobs
         self._expected: dict[str, Answer] = {}
         self._num_instances = 0
+        self._victim: Target | None = None  # the process that was touched last
         self._started: list[subprocess.Popen[bytes]] = []  # kept: their ends are ours to collect
 
     async def learn(self) -> None:
@@ -131,7 +132,7 @@ class Rounds:
         if fault.kind.link is not None:
             await self._break_link(fault)
             return
-        victim = next(target for target in self._targets() if target.name == fault.victim)
+        victim = self._victim = next(t for t in self._targets() if t.name == fault.victim)
         if fault.kind.is_fatal:
             victim.signal(signal.SIGKILL if fault.kind.name == "kill" else signal.SIGTERM)
             return
@@ -156,7 +157,8 @@ class Rounds:
     async def _restore(self, fault: Fault, began: float) -> float | None:
         """Seconds from `began` until everybody is ready; None if that does not come about."""
         if fault.kind.is_fatal:
-            await self._bring_back(fault.victim)
+            assert self._victim is not None
+            await self._bring_back(self._victim)
 
         async def is_whole() -> bool:
             for target in self._targets():  # the proxy may not have missed it yet
@@ -168,13 +170,11 @@ class Rounds:
             return None
         return time.monotonic() - began
 
-    async def _bring_back(self, name: str) -> None:
+    async def _bring_back(self, old: Target) -> None:
         """A launcher that keeps its children will start it again; else somebody, or we do."""
 
         def target() -> Target:
-            return next(each for each in self._targets() if each.name == name)
-
-        old = target()
+            return next(each for each in self._targets() if each.name == old.name)
 
         async def is_gone() -> bool:
             return not old.is_running()
