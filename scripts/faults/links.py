@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.3
 ASK_S = 5.0
+MEND_AGAIN_S = 2.0
 MAX_BROKEN_S = 600.0
 MAX_LINE = 4096
 REGISTRY = "registry"
@@ -67,12 +68,13 @@ class Wire:
                 await _apply(relay, self.order)
 
     async def obey(self, order: Order, now: float) -> None:
-        is_mended = order.do == "mend"
-        self.order = None if is_mended else order
-        self.broken_until = 0.0 if is_mended else now + order.for_s
+        """Raises OSError where a relay cannot listen again; then it is still broken."""
         for relay in self.relays.values():
             await relay.mend()
             await _apply(relay, order)
+        is_mended = order.do == "mend"
+        self.order = None if is_mended else order
+        self.broken_until = 0.0 if is_mended else now + order.for_s
 
     async def close(self) -> None:
         for relay in self.relays.values():
@@ -151,6 +153,7 @@ class Links:
                     await wire.obey(Order(name, "mend"), now)
                 except OSError as error:
                     log.warning("the link of %s is not mended: %s", name, error)
+                    wire.broken_until = now + MEND_AGAIN_S
             await asyncio.sleep(0.05)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

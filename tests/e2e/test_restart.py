@@ -23,11 +23,11 @@ LIMITS = ("--max-model-len", "512", "--kv-cache-memory", "32MiB", "--max-num-bat
 
 
 class Launched:
-    def __init__(self, directory, *arguments):
+    def __init__(self, directory, *arguments, limits=LIMITS):
         self.directory = directory
         self.said = directory / "said.txt"
         self._out = open(self.said, "w")  # noqa: SIM115 (closed in `end`)
-        self.process = self._start("up", "--port", str(free_port()), *arguments, "--", *LIMITS)
+        self.process = self._start("up", "--port", str(free_port()), *arguments, "--", *limits)
 
     def _start(self, *arguments):
         return subprocess.Popen(
@@ -78,8 +78,8 @@ class Launched:
 def launch(tmp_path):
     running = []
 
-    def up(*arguments):
-        made = Launched(tmp_path, *arguments)
+    def up(*arguments, limits=LIMITS):
+        made = Launched(tmp_path, *arguments, limits=limits)
         running.append(made)
         return made
 
@@ -164,3 +164,29 @@ def test_a_rolling_restart_under_load_fails_no_request(launch):
             assert row["pid"] != old["pid"]
             assert row["url"] == old["url"]
     assert now["proxy"]["pid"] == before["proxy"]["pid"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.0/8")
+def test_chaos_cuts_a_link_and_nobody_is_told_wrong(launch):
+    made = launch("--decode", "2", "--breakable-links", limits=("--max-num-batched-tokens", "64"))
+    made.until(lambda: made.ready(3))
+    url = made.topology()["proxy"]["url"]
+    status = made.command(
+        *(
+            "chaos",
+            "--url",
+            url,
+            "--topology",
+            "run/topology.json",
+            "--result-file",
+            "verdict.json",
+        ),
+        *("--faults", "cut", "--duration-s", "0.1", "--streams", "4", "--tokens", "150"),
+        *("--gap-factor", "20"),
+    )
+    assert status == 0, made.said.read_text()
+    verdict = json.loads((made.directory / "verdict.json").read_text())
+    assert (verdict["verdict"], verdict["failed"], verdict["altered"]) == ("pass", 0, 0)
+    (row,) = verdict["rounds"]
+    assert (row["fault"], row["streams"]) == ("cut", 8)
+    assert row["victim"] in ("decode-0", "decode-1"), "not the only prefill instance"
