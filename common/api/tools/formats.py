@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
-from common.api.tools import deepseek, mistral
+from common.api.tools import deepseek, kimi, mistral
 from common.api.tools.hermes import read_hermes, tagged
 from common.api.tools.llama import read_llama_json
 from common.api.tools.parser import Grammar, ToolCallParser
@@ -97,6 +97,19 @@ FORMATS: tuple[ToolFormat, ...] = (
         ),
         clues=(deepseek.CALLS_BEGIN,),
         marks=_DEEPSEEK_MARKS,
+    ),
+    ToolFormat(
+        "kimi_k2",
+        kimi.read_kimi,
+        CallShape(
+            f"{kimi.CALL_BEGIN}functions.",
+            f":0{kimi.ARGUMENTS}",
+            kimi.CALL_END,
+            head=kimi.CALLS_BEGIN,
+            tail=kimi.CALLS_END,
+        ),
+        clues=(kimi.CALLS_BEGIN,),
+        marks=(kimi.CALLS_BEGIN, kimi.CALLS_END, kimi.CALL_BEGIN, kimi.CALL_END, kimi.ARGUMENTS),
     ),
     ToolFormat(
         "mistral",

@@ -38,11 +38,12 @@ class Writer:
         if shown:
             self._deltas.append(ContentDelta(shown))
 
-    def begin(self, name: str) -> None:
+    def begin(self, name: str, call_id: str = "") -> None:
+        """`call_id`: the model's own; else one is made."""
         self._after_call = True
         self._is_dropped = self._max_calls is not None and self.num_calls >= self._max_calls
         if not self._is_dropped:
-            self._deltas.append(CallDelta(self.num_calls, "", name, self._new_id()))
+            self._deltas.append(CallDelta(self.num_calls, "", name, call_id or self._new_id()))
             self.num_calls += 1
 
     def arguments(self, text: str) -> None:

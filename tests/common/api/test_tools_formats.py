@@ -15,6 +15,7 @@ from common.errors import ConfigError
 from tests.common.api.tool_texts import (
     DEEPSEEK_V3,
     DEEPSEEK_V31,
+    KIMI,
     NAMES,
     PARIS,
     TWO,
@@ -114,6 +115,9 @@ def test_pythonic(text, content, calls):
         ("mistral", f'[TOOL_CALLS]{{"name": "f", "arguments": {PARIS}}}', "", [("f", PARIS)]),
         ("mistral", "[TOOL_CALLS] maybe", "[TOOL_CALLS] maybe", []),
         ("mistral_list", '[TOOL_CALLS][{"name": "f", "arguments": {}}, 5]', ", 5]", [("f", "{}")]),
+        ("kimi_k2", KIMI[:60], KIMI[:60], []),
+        ("kimi_k2", KIMI.replace("functions.", "").replace(":1", ""), "", TWO_CALLS),
+        ("kimi_k2", KIMI.replace(KIMI[:28], ""), "", TWO_CALLS),
         ("deepseek_v31", DEEPSEEK_V3, "", TWO_CALLS),
         ("deepseek_v3", DEEPSEEK_V31, "", TWO_CALLS),
         ("deepseek_v3", DEEPSEEK_V31[:60], DEEPSEEK_V31[:60], []),
@@ -275,6 +279,16 @@ def test_ids_are_new_and_mistrals_are_short():
     assert all(len(each) == 9 and each.isalnum() for each in ids("mistral"))
 
 
+def test_kimis_ids_are_its_own_and_differ():
+    def ids(text):
+        found = BY_NAME["kimi_k2"].parser(NAMES).push(text)
+        return [delta.call_id for delta in found if isinstance(delta, CallDelta) and delta.name]
+
+    assert ids(KIMI) == ["functions.get_weather:0", "functions.f:1"]
+    same = KIMI.replace("f:1", "get_weather:0")
+    assert ids(same) == ["functions.get_weather:0", "functions.get_weather:1"]
+
+
 # --- which format ---------------------------------------------------------------------------------
 
 
@@ -298,6 +312,7 @@ def test_ids_are_new_and_mistrals_are_short():
             "deepseek_v31",
         ),
         ("{{ '<|tool_call|>' }}", (), "granite"),
+        ("{{ '<|tool_calls_section_begin|><|tool_call_begin|>' + call.id }}", (), "kimi_k2"),
         ("{{ messages }}", ("[TOOL_CALLS]",), "mistral_list"),
         ("{{ messages }}", ("<|python_tag|>",), "llama3_json"),
         ("{{ messages }}", (), "hermes"),

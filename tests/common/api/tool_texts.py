@@ -16,6 +16,12 @@ DEEPSEEK_V31 = (
     f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{PARIS}<｜tool▁call▁end｜>"
     f"<｜tool▁call▁begin｜>f<｜tool▁sep｜>{NASTY}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
 )
+KIMI = (
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0"
+    f"<|tool_call_argument_begin|>{PARIS}<|tool_call_end|>"
+    f"<|tool_call_begin|>functions.f:1<|tool_call_argument_begin|>{NASTY}<|tool_call_end|>"
+    "<|tool_calls_section_end|>"
+)
 TWO_CALLS = [("get_weather", PARIS), ("f", NASTY)]
 
 # format → (text with two calls, may text stand before it?)
@@ -41,6 +47,7 @@ TWO = {
     ),
     "deepseek_v3": (DEEPSEEK_V3, True),
     "deepseek_v31": (DEEPSEEK_V31, True),
+    "kimi_k2": (KIMI, True),
     "granite": (
         f'<|tool_call|>[{{"name": "get_weather", "arguments": {PARIS}}}, '
         f'{{"name": "f", "arguments": {NASTY}}}]',
