@@ -1,5 +1,5 @@
-"""Calls as Kimi K2 writes them. What names the function is the call's id, too, which the model wants to
-see again in the history.
+"""Calls as Kimi K2 writes them. What names the function is the call's id, too, which the model
+wants to see again in the history.
 
 <|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0<|tool_call_argument_begin|>
 {"city": "Paris"}<|tool_call_end|><|tool_calls_section_end|>
