@@ -1,14 +1,15 @@
 """What the proxy costs, beside no router and a peer's, in one run.
 
     python -m benchmarks.proxy
-    python -m benchmarks.proxy --requests 50000 --peer-name vllm-router --peer \\
-      "/path/to/venv/bin/vllm-router --worker-urls {backend} --policy round_robin --host 127.0.0.1 \
-       --port {port} --prometheus-port {spare_port}"
+    python -m benchmarks.proxy --requests 50000 --peer \\
+      "vllm-router=/path/to/venv/bin/vllm-router --worker-urls {backend} --policy round_robin \
+       --host 127.0.0.1 --port {port} --prometheus-port {spare_port}"
 
-Three parts: the time to the first byte of an answer, one request after the other, taking turns
-between the routers; CPU seconds per streamed token; memory over many requests (ours only). Engines
+Three parts: the time to the first byte of an answer, one request after the other, each router in
+turns with `direct`; CPU seconds per streamed token; memory over many requests (ours only). Engines
 are stand-ins that do no compute (`routers.py` says what each stands before), so what is left is the
-router. *Added* is over the median of `direct`, where the client asks the server itself.
+router. *Added* is over the median of `direct`, where the client asks the server itself; `bare` is
+our HTTP server around an app that only answers.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from benchmarks.percentiles import median, percentile
 from benchmarks.routers import (
     Processes,
     Router,
+    bare,
     cpu_seconds,
     floor,
     ours,
@@ -46,6 +48,7 @@ TARGETS = {
     "rss_growth_mib": 8.0,
 }
 START_S = 60.0
+Maker = Callable[[Processes, float], Router]
 WARM_SHARE = 0.2  # of the requests of the memory part, before growth counts
 
 
@@ -154,16 +157,17 @@ async def memory(client: Client, requests: int, concurrency: int, limit_s: float
 
 
 async def measure(options: argparse.Namespace, processes: Processes) -> dict[str, Any]:
-    makers: list[Callable[[Processes, float], Router]] = [floor, ours]
-    if options.peer:
-        makers.append(peer(options.peer_name, options.peer))
+    makers: list[Maker] = [floor, ours]
+    for given in options.peer:
+        name, _, command = given.partition("=")
+        makers.append(peer(name, command))
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=600)
     results: dict[str, Any] = {}
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
-        async def fresh(step_s: float) -> list[Client]:
-            clients = [Client(session, make(processes, step_s)) for make in makers]
+        async def fresh(step_s: float, *more: Maker) -> list[Client]:
+            clients = [Client(session, make(processes, step_s)) for make in (*makers, *more)]
             for client in clients:
                 await client.ready()
             return clients
@@ -172,12 +176,17 @@ async def measure(options: argparse.Namespace, processes: Processes) -> dict[str
             results[name] = await work
             print(json.dumps({name: results[name]}), flush=True)
 
-        quick = await fresh(0.0005)
-        await part("first", times_to_first(quick, options.rounds))
+        quick = await fresh(0.0005, bare)
+        direct, xpyd, *peers, alone = quick
+        await part("first", times_to_first([direct, alone, xpyd], options.rounds))
+        for client in peers:  # apart: a slow one would let the machine fall asleep for all
+            await part(
+                f"first {client.router.name}", times_to_first([direct, client], options.rounds)
+            )
         if options.requests:
             await part(
                 "memory",
-                memory(quick[1], options.requests, options.concurrency, options.memory_limit_s),
+                memory(xpyd, options.requests, options.concurrency, options.memory_limit_s),
             )
         for client in await fresh(options.step_s):
             if client.router.name != "direct":
@@ -208,8 +217,13 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=0, help="of the memory part; 0: leave out")
     parser.add_argument("--concurrency", type=int, default=64, help="of the memory part")
     parser.add_argument("--memory-limit-s", type=float, default=180.0)
-    parser.add_argument("--peer", default="", help="how to start it, with {backend} and {port}")
-    parser.add_argument("--peer-name", default="peer")
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="how to start it, with {backend}, {port} and {spare_port}; may be given again",
+    )
     options = parser.parse_args()
     processes = Processes(Path(tempfile.mkdtemp(prefix="xpyd-proxy-")) / "log")
     try:

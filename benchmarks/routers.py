@@ -1,8 +1,8 @@
 """Routers as processes, each over stand-ins that do no compute: for `benchmarks/proxy.py`.
 
 Ours runs over token engines (`standin_instance.py`): it reads text into tokens and tokens into
-text, hands over from P to D and keeps each stream's tokens. A peer, and the bare floor, run over a
-server that already speaks OpenAI (`standin_server.py`), so a peer only passes bytes on.
+text, hands over from P to D and keeps each stream's tokens. A peer, and the client alone, run over
+a server that already speaks OpenAI (`standin_server.py`), so a peer only passes bytes on.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ def floor(processes: Processes, step_s: float) -> Router:
     """No router at all: the client beside the server that the peers stand before."""
     process, url = _openai_standin(processes, step_s)
     return Router("direct", url, "stand-in", process.pid)
+
+
+def bare(processes: Processes, step_s: float) -> Router:
+    """Our HTTP server around an app that only answers; it has no pace."""
+    process = processes.start(sys.executable, "-m", "benchmarks.bare_asgi", reads=True)
+    return Router("bare", _first_line(process), "stand-in", process.pid)
 
 
 def ours(processes: Processes, step_s: float) -> Router:

@@ -233,10 +233,11 @@ class StandinInstance:
             self._end_offer(offer_id)
 
     def load(self) -> Load:
+        has_blocks = self.info.role == "decode"  # who fetches waits for nothing of ours
         return Load(
             incarnation=self.info.incarnation,
-            num_running=len(self.sequences),
-            num_waiting=len(self.tasks),
+            num_running=len(self.sequences) + (len(self.tasks) if has_blocks else 0),
+            num_waiting=0 if has_blocks else len(self.tasks),
             num_waiting_tokens=self._waiting_tokens,
             free_blocks=self.info.num_blocks - len(self.sequences) - len(self.offers),
             total_blocks=self.info.num_blocks,

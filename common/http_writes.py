@@ -13,14 +13,15 @@ class HeadWithBody:
     the first thing once the response has started; every answer goes on with a body, or closes."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+        self._cycle: RequestResponseCycle | None = (
+            cycle  # until it has a head: they hold each other
+        )
         self._transport: asyncio.Transport = cycle.transport
-        self._has_head = False
         self._held = b""
 
     def write(self, data: bytes) -> None:
-        if not self._has_head and self._cycle.response_started:
-            self._has_head, self._held = True, data
+        if self._cycle is not None and self._cycle.response_started:
+            self._cycle, self._held = None, data
             return
         if self._held:
             data, self._held = self._held + data, b""

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from common.wire import WIRE_VERSION, AdapterInfo, AdaptersChanged, InstanceInfo, Load
+from proxy.wishes import Wishes
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,7 @@ class Membership:
     num_refused: int = 0
     refusals: dict[str, str] = field(default_factory=dict)  # instance id: the last reason
     _removed: dict[str, str] = field(default_factory=dict)  # instance id: incarnation
+    _drained: dict[str, str] = field(default_factory=dict)  # instance id: incarnation, told before
     _ticked_at: float | None = None
 
     # --- discovery ---------------------------------------------------------------------------
@@ -269,6 +271,22 @@ class Membership:
         """Send it nothing new, or use it again. Raises `KeyError`."""
         self.members[instance_id].drain_asked = wanted
 
+    def wishes(self) -> Wishes:
+        """All that an administrator has changed, as it stands."""
+        members = self.members.items()
+        return Wishes(
+            watched={address: target.source for address, target in self.targets.items()},
+            drained={name: m.info.incarnation for name, m in members if m.drain_asked},
+            removed=dict(self._removed),
+        )
+
+    def take_over(self, wishes: Wishes) -> None:
+        """Before anything is known: they hold for whom they named, when it is found."""
+        for address, source in wishes.watched.items():
+            self.watch(address, source)
+        self._drained = dict(wishes.drained)
+        self._removed = dict(wishes.removed)
+
     def remove(self, instance_id: str) -> list[Effect]:
         """Forget an instance until it restarts or is added again. Raises `KeyError`."""
         member = self.members[instance_id]
@@ -324,7 +342,10 @@ class Membership:
             if not dead:
                 return self._refuse("", f"more than {MAX_INSTANCES} instances")
             del self.members[min(dead, key=lambda m: m.heard_at).info.instance_id]
-        self.members[info.instance_id] = Member(info, source, endpoint, now, peer=peer)
+        is_to_drain = self._drained.pop(info.instance_id, None) == info.incarnation
+        self.members[info.instance_id] = Member(
+            info, source, endpoint, now, drain_asked=is_to_drain, peer=peer
+        )
         return [*replaced, Connect(info.instance_id, endpoint)]
 
     def _refuse(self, instance_id: str, reason: str) -> list[Effect]:

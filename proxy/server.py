@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import socket
@@ -43,14 +42,14 @@ from proxy.disaggregation import Disaggregation
 from proxy.membership import Membership, Timing
 from proxy.policies import POLICIES
 from proxy.relay import Fleet
-from proxy.siblings import Place, Siblings, ledger_in
+from proxy.siblings import Place, Siblings, ledger_in, wishes_in
 from proxy.status import own_part, register_metrics
 from proxy.texts import Texts
+from proxy.wishes import read_wishes
 
 log = logging.getLogger(__name__)
 
 WARM_UP_S = 5.0  # that a worker waits for instances before it listens
-YOUNG_OBJECTS = 10_000  # that the collector lets come together
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +118,6 @@ async def serve(settings: ProxySettings) -> int:
         log.info("registry at %s", fleet.links.registry.endpoint)
     try:
         app = build_app(settings, fleet, ledger)
-        _spare_the_collector()
         await serve_app(
             app,
             listener,
@@ -134,9 +132,13 @@ async def serve(settings: ProxySettings) -> int:
 
 
 def build_fleet(settings: ProxySettings, ledger: Ledger | None = None) -> Fleet:
-    membership = Membership(timing=settings.timing)
-    for address in dict.fromkeys((*settings.prefill, *settings.decode)):
-        membership.watch(address, "static")
+    membership, place = Membership(timing=settings.timing), settings.place
+    wishes = read_wishes(wishes_in(place.directory)) if place is not None else None
+    if wishes is not None:
+        membership.take_over(wishes)
+    else:
+        for address in dict.fromkeys((*settings.prefill, *settings.decode)):
+            membership.watch(address, "static")
     return Fleet(
         membership,
         limits=settings.limits,
@@ -180,18 +182,12 @@ def build_app(settings: ProxySettings, fleet: Fleet, ledger: Ledger | None = Non
     add_pages(app, fleet, settings.api, observed)
     add_admin(app, fleet, api, settings.admin_key)
     add_adapter_doors(app, api, keys=(settings.admin_key,), door=fleet.adapters)
-    part = partial(own_part, fleet, observed)
+    part, wishes = partial(own_part, fleet, observed), fleet.membership.wishes
     if settings.place is not None:  # behind the gate, before whatever answers
-        app.user_middleware.insert(-1, Middleware(Siblings, place=settings.place, part=part))
+        app.user_middleware.insert(
+            -1, Middleware(Siblings, place=settings.place, part=part, wishes=wishes)
+        )
     return app
-
-
-def _spare_the_collector() -> None:
-    """What is there before the first request stays: nobody needs to look through it again. And a
-    request makes hundreds of objects but no cycles, so it is enough to look now and then."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
 def _controller(settings: ProxySettings, fleet: Fleet, observed: RequestMetrics) -> Controller:

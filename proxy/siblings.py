@@ -3,7 +3,8 @@
 A client's connection ends at any worker. Most of what it may ask is the same everywhere; not so:
 
     stored responses    the worker that made one has it: asked here first, then the others in turn
-    changes             drain, add, remove, abort: done here, then repeated at every other worker
+    changes             drain, add, remove, abort: done here, then repeated at every other worker,
+                        and written down for those that start later (wishes.py)
     /status, /instances all workers' as one (whole_status.py); among workers, each tells its part
     /metrics, /load     all workers' added up (metrics_pages.py)
 
@@ -31,6 +32,7 @@ from common.errors import XpydError
 from proxy.forwarding import HeldAnswer, read_whole, request_of, start_of, until_gone
 from proxy.metrics_pages import add_pages, counts_of
 from proxy.whole_status import Part, whole
+from proxy.wishes import Wishes, write_wishes
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +66,23 @@ def ledger_in(directory: Path) -> Path:
     return directory / "ledger"
 
 
+def wishes_in(directory: Path) -> Path:
+    return directory / "wishes.json"
+
+
 class Siblings:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, place: Place, part: Callable[[], Part]) -> None:
-        """`part`: what this worker adds to `/status`."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        place: Place,
+        part: Callable[[], Part],
+        wishes: Callable[[], Wishes],
+    ) -> None:
+        """`part`: what this worker adds to `/status`. `wishes`: what administrators have changed
+        here, which a worker that starts later reads."""
+        self._wishes = wishes
         self._app = app
         self._place = place
         self._part = part
@@ -147,6 +161,7 @@ class Siblings:
             await asyncio.gather(
                 *(self._tell(number, scope, body) for number in self._place.others)
             )
+            write_wishes(wishes_in(self._place.directory), self._wishes())
             await here.release()
 
     async def _tell(self, number: int, scope: Scope, body: bytes) -> None:

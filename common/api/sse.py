@@ -117,6 +117,7 @@ class EventStream(Response):
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+                self._timer = None
             await self._events.aclose()
 
     async def _send_all(self, send: Send) -> None:

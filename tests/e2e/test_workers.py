@@ -172,6 +172,10 @@ def test_a_change_reaches_all_workers(port):
     assert drained() == {"ready"}
     assert httpx.post(f"{port.url}{path}", json=change, headers=ADMIN).status_code == 200
     assert drained() == {"draining"}
+    victim = port.workers()[0]  # its successor is to know, too
+    os.kill(victim, signal.SIGKILL)
+    port.until(lambda: victim not in port.workers() and port.all_ready())
+    assert drained() == {"draining"}
     change["drain"] = False
     assert httpx.post(f"{port.url}{path}", json=change, headers=ADMIN).status_code == 200
     assert drained() == {"ready"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from proxy.membership import (
     problem_of,
     reachable,
 )
+from proxy.wishes import Wishes, read_wishes, write_wishes
 
 
 def make_info(instance_id="p0", incarnation="1", port=5000, **changes):
@@ -105,6 +107,37 @@ def test_a_dead_instance_is_forgotten():
     for now in range(1, 100):
         members.tick(float(now))
     assert members.members == {}
+
+
+def test_a_successor_keeps_what_administrators_asked_for():
+    before = Membership()
+    before.watch("127.0.0.1:8100", "static")
+    before.watch("127.0.0.1:8200", "admin")
+    for name, port in (("p0", 5000), ("p1", 5001), ("p2", 5002), ("p3", 5003)):
+        before.found(make_info(name, port=port), "registry", 0.0)
+    before.drain("p0")
+    before.drain("p3")
+    before.remove("p1")
+    after = Membership()
+    after.take_over(msgspec.json.decode(msgspec.json.encode(before.wishes()), type=Wishes))
+    assert after.wishes().watched == {"127.0.0.1:8100": "static", "127.0.0.1:8200": "admin"}
+    for name, port in (("p0", 5000), ("p1", 5001), ("p2", 5002)):
+        after.found(make_info(name, port=port), "registry", 0.0)
+    after.found(make_info("p3", "restarted", 5003), "registry", 0.0)
+    draining = {name: member.is_draining for name, member in after.members.items()}
+    assert draining == {"p0": True, "p2": False, "p3": False}
+    assert after.found(make_info("p1", "restarted", 5001), "registry", 1.0) != []
+
+
+def test_wishes_are_read_whole_or_not_at_all(tmp_path, caplog):
+    path = tmp_path / "wishes.json"
+    assert read_wishes(path) is None
+    wishes = Wishes({"a:1": "admin"}, {"p0": "1"}, {})
+    write_wishes(path, wishes)
+    assert read_wishes(path) == wishes
+    path.write_text('{"watched": 3}')
+    assert read_wishes(path) is None
+    assert "cannot be read" in caplog.text
 
 
 def test_a_broken_link_loses_the_work_and_is_tried_again():
