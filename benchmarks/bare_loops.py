@@ -1,7 +1,8 @@
-"""What the machine allows, without any server: bare loops, each in a process pinned to one core.
+"""What the machine allows, without any server: bare loops, each in a process pinned to its cores.
 
     gemm    the matrix products of a prompt, in chunks, through torch's own bfloat16 kernels
     sweep   one read of as many bytes as a decode step reads, again and again
+    limits  on all cores given: the fastest product of large matrices, the fastest read
 
 `beside` runs the second while the first keeps the other core busy: two cores share one memory bus,
 so what the sweep loses there no server can avoid.
@@ -15,27 +16,30 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.made_model import MEDIUM, Shape
 from benchmarks.percentiles import median, percentile
 
 CHUNK = 512
+LIMIT_S = 3.0  # for each limit
+LARGE_PRODUCTS = ((2048, 4096, 4096), (512, 9728, 896), (2048, 9728, 896))
 WARM_UP_S = 1.0
 
 
 def gemm_floor(core: int) -> float:
     """Seconds per token for a prompt's matrix products on one core; the best of three chunks."""
-    seconds: float = _child("gemm", core)["seconds"]
+    seconds: float = _child("gemm", [core])["seconds"]
     return seconds / CHUNK
 
 
 def sweeps(core: int, busy_core: int | None, seconds: float) -> list[float]:
     """Times of single sweeps, with a GEMM loop on `busy_core` meanwhile."""
-    neighbour = _start("gemm-loop", busy_core) if busy_core is not None else None
+    neighbour = _start("gemm-loop", [busy_core]) if busy_core is not None else None
     try:
-        times: list[float] = _child("sweep", core, "--seconds", str(seconds))["times"]
+        times: list[float] = _child("sweep", [core], "--seconds", str(seconds))["times"]
         return times
     finally:
         if neighbour is not None:
@@ -53,6 +57,12 @@ def beside(cores: Sequence[int], seconds: float) -> dict[str, float]:
         "ratio_p50": median(busy) / median(alone),
         "ratio_p99": percentile(busy, 99) / percentile(alone, 99),
     }
+
+
+def limits(cores: Sequence[int]) -> dict[str, float]:
+    """`bytes_per_s` read from memory and bfloat16 `flops`, by all of these cores together."""
+    found: dict[str, float] = _child("limits", cores)
+    return found
 
 
 # --- in the child ---------------------------------------------------------------------------------
@@ -94,26 +104,53 @@ def _sweep_loop(num_bytes: int, seconds: float) -> list[float]:
     return times
 
 
-def _start(what: str, core: int, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "benchmarks.bare_loops", what, "--core", str(core), *arguments]
+def _limits_loop(num_threads: int) -> dict[str, float]:
+    import torch
+
+    torch.set_num_threads(num_threads)
+
+    def fastest(work: Callable[[], object], seconds: float) -> float:
+        best, end = float("inf"), time.perf_counter() + seconds
+        while (began := time.perf_counter()) < end:
+            work()
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    buffer = torch.ones(MEDIUM.num_weights * 2 // 4, dtype=torch.float32)
+    read_s = min(fastest(work, LIMIT_S / 2) for work in (buffer.sum, buffer.max))
+    product_s = float("inf")
+    for rows, out, into in LARGE_PRODUCTS:
+        x = torch.randn(rows, into, dtype=torch.bfloat16)
+        matrix = torch.randn(out, into, dtype=torch.bfloat16)
+        multiply = partial(torch.nn.functional.linear, x, matrix)
+        product_s = min(product_s, fastest(multiply, LIMIT_S / 2) / (2 * rows * out * into))
+    return {"bytes_per_s": buffer.nbytes / read_s, "flops": 1 / product_s}
+
+
+def _start(what: str, cores: Sequence[int], *arguments: str) -> subprocess.Popen[str]:
+    at = ",".join(map(str, cores))
+    command = [sys.executable, "-m", "benchmarks.bare_loops", what, "--cores", at, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _child(what: str, core: int, *arguments: str) -> dict[str, Any]:
-    process = _start(what, core, *arguments)
+def _child(what: str, cores: Sequence[int], *arguments: str) -> dict[str, Any]:
+    process = _start(what, cores, *arguments)
     output, _ = process.communicate(timeout=300)
     found: dict[str, Any] = json.loads(output)
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A bare loop on one core; prints JSON.")
-    parser.add_argument("what", choices=["gemm", "gemm-loop", "sweep"])
-    parser.add_argument("--core", type=int, required=True)
+    parser = argparse.ArgumentParser(description="A bare loop; prints JSON.")
+    parser.add_argument("what", choices=["gemm", "gemm-loop", "sweep", "limits"])
+    parser.add_argument("--cores", required=True, metavar="N,…")
     parser.add_argument("--seconds", type=float, default=5.0)
     options = parser.parse_args()
-    os.sched_setaffinity(0, [options.core])
-    if options.what == "sweep":
+    cores = [int(core) for core in options.cores.split(",")]
+    os.sched_setaffinity(0, cores)
+    if options.what == "limits":
+        print(json.dumps(_limits_loop(len(cores))))
+    elif options.what == "sweep":
         print(json.dumps({"times": _sweep_loop(MEDIUM.num_weights * 2, options.seconds)}))
     else:
         is_endless = options.what == "gemm-loop"
