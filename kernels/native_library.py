@@ -37,7 +37,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "xpyd_silu_mul": (None, [_I, _P, _L, _L, _L, _P]),
     "xpyd_rope": (None, [_I, _P, _L, _L, _L, _L, _P, _P, _L, _P]),
     "xpyd_store_kv": (None, [_P, _L, _L, _L, _L, _L, _P, _L, _L, _L, _L, _P]),
-    "xpyd_argmax": (None, [_P, _L, _L, _L, _P]),
+    "xpyd_best": (None, [_P, _L, _L, _L, _P]),
     "xpyd_log_softmax": (None, [_P, _L, _L, _L, _P]),
     "xpyd_gumbel": (None, [_P, _P, _L, _L, _P]),
     "xpyd_gumbel_at": (None, [_P, _P, _P, _L, _L, _P]),

@@ -50,6 +50,8 @@ class BatchBuilder:
             self._tables[sequence.row, : len(sequence.block_ids)] = sequence.block_ids
 
         chunks = plan.chunks
+        if token_ids is None and sum(count for _, count in chunks) == len(chunks):
+            return self._single_tokens(plan)
         starts = np.array([s.num_tokens if plan.is_ahead else s.num_computed for s, _ in chunks])
         counts = np.array([num_tokens for _, num_tokens in chunks])
         rows = np.array([sequence.row for sequence, _ in chunks])
@@ -80,6 +82,33 @@ class BatchBuilder:
             logits_rows=wide[2],
             max_query_len=int(counts.max()),
             max_context_len=int(ends.max()),
+            adapters=self._adapter_rows(plan, cu_seqlens),
+        )
+
+    def _single_tokens(self, plan: Plan) -> ForwardInputs:
+        """The same where every chunk is of one token: almost every step of a decode instance."""
+        chunks, size = plan.chunks, self._block_size
+        count = len(chunks)
+        rows = np.array([sequence.row for sequence, _ in chunks])
+        positions = np.array([sequence.num_computed for sequence, _ in chunks])
+        token_ids = np.array([s.tokens.item(s.num_computed) for s, _ in chunks])
+        number, offset = np.divmod(positions, size)
+        slots = self._tables[rows, number] * np.int64(size) + offset
+        longest = int(positions.max()) + 1
+        cu_seqlens = np.arange(count + 1, dtype=np.int32)
+        tables = self._tables[rows, : -(-longest // size)]
+        wide = self._tensors([token_ids, positions, slots, _logits_rows(plan, cu_seqlens)])
+        narrow = self._tensors([cu_seqlens, (positions + 1).astype(np.int32), tables])
+        return ForwardInputs(
+            token_ids=wide[0],
+            positions=wide[1],
+            slots=wide[2],
+            cu_seqlens=narrow[0],
+            context_lens=narrow[1],
+            block_tables=narrow[2],
+            logits_rows=wide[3],
+            max_query_len=1,
+            max_context_len=longest,
             adapters=self._adapter_rows(plan, cu_seqlens),
         )
 
@@ -116,8 +145,12 @@ def _logits_rows(plan: Plan, cu_seqlens: NDArray[np.int32]) -> NDArray[np.int64]
     """The last token of each sampled sequence; every token where prompt logprobs are asked for."""
     if plan.is_ahead:
         return np.arange(len(plan.chunks))
-    if not any(chunk.sequence.wants_prompt_logprobs for chunk in plan.chunks):
-        lasts = [i for i, chunk in enumerate(plan.chunks) if chunk.is_sampled]
+    if not any(sequence.wants_prompt_logprobs for sequence, _ in plan.chunks):
+        lasts = [
+            i for i, (s, count) in enumerate(plan.chunks) if count == s.num_tokens - s.num_computed
+        ]
+        if len(lasts) == len(plan.chunks):
+            return cu_seqlens[1:].astype(np.int64) - 1
         return cu_seqlens[1:][lasts].astype(np.int64) - 1
     rows = [
         np.arange(

@@ -231,7 +231,7 @@ class Engine:
         inputs = self._batch.build(plan)
         logits = self._model.forward(inputs, self._cache.tensor)
         logits = take_prompt_logprobs(plan, logits)
-        sampled = [chunk.sequence for chunk in plan.chunks if chunk.is_sampled]
+        sampled = [s for s, count in plan.chunks if count == s.num_tokens - s.num_computed]
         num_tokens = len(inputs.token_ids)
         if self._is_overlapped and sampled and all(is_foreseeable(s) for s in sampled):
             chosen = self._sampler.choose(logits, sampled, num_ahead=0)

@@ -25,7 +25,7 @@ from common.engine.penalties import PenaltyCounts, apply_penalties, needs_penalt
 from common.engine.sequence import Sequence
 from common.errors import BadRequest, XpydError
 from common.request import TokenLogprob
-from kernels.sampling import argmax, log_softmax
+from kernels.sampling import best, log_softmax
 
 _NO_TOKEN = "the model's output allows no token"
 
@@ -68,6 +68,14 @@ class Sampler:
             sequence.edits = LogitEdits(sequence, self._eos_token_ids, self._device)
         if needs_penalties(sequence.params):
             sequence.penalties = PenaltyCounts(sequence.params, sequence.num_prompt)
+        params = sequence.params
+        sequence.is_plain = (
+            params.is_greedy
+            and params.logprobs is None
+            and params.constraint is None
+            and sequence.edits is None
+            and sequence.penalties is None
+        )
 
     def choose(self, logits: Tensor, sequences: list[Sequence], num_ahead: int) -> DeviceSamples:
         """The same as `sample`, without waiting, for sequences without rare options or logprobs.
@@ -76,7 +84,7 @@ class Sampler:
         """
         positions = [sequence.num_tokens + num_ahead for sequence in sequences]
         prepare_draw(logits, [sequence.params for sequence in sequences], positions)
-        token_ids = argmax(logits)
+        token_ids = logits.argmax(dim=-1)
         is_finite = logits.gather(1, token_ids[:, None])[:, 0].isfinite()
         return DeviceSamples(token_ids, is_finite)
 
@@ -84,6 +92,9 @@ class Sampler:
         """Choose each sequence's next token. logits: [rows, vocab] float32, overwritten."""
         if not sequences:
             return Samples([], {}, {})
+        if all(sequence.is_plain for sequence in sequences):
+            token_ids, broken = best(logits)
+            return Samples(token_ids, {}, {row: _no_token(sequences[row]) for row in broken})
         wanting = [i for i, s in enumerate(sequences) if s.params.logprobs is not None]
         raw = logits[wanting] if wanting else None
         constrained = {i: s.constraint for i, s in enumerate(sequences) if s.constraint is not None}
@@ -93,8 +104,7 @@ class Sampler:
             errors |= self._masks.apply(logits, early)
         _penalise(logits, sequences)
         prepare_draw(logits, [s.params for s in sequences], [s.num_tokens for s in sequences])
-        chosen = argmax(logits)
-        token_ids: list[int] = chosen.tolist()
+        token_ids, broken = best(logits)
         late = {
             i: constraint
             for i, constraint in constrained.items()
@@ -102,15 +112,12 @@ class Sampler:
         }
         if late:
             errors |= self._masks.apply(logits, late)
-            chosen = argmax(logits)
-            token_ids = chosen.tolist()
+            token_ids, broken = best(logits)
         for i, constraint in constrained.items():
             if i not in errors:
                 token_ids[i] = constraint.keep_room(token_ids[i])
-        is_finite = logits.gather(1, chosen[:, None])[:, 0].isfinite()
-        for i, fine in enumerate(is_finite.tolist()):
-            if not fine:
-                errors.setdefault(i, _no_token(sequences[i]))
+        for i in broken:
+            errors.setdefault(i, _no_token(sequences[i]))
         logprobs: dict[int, TokenLogprob] = {}
         if raw is not None:
             num_top = [sequences[i].params.logprobs or 0 for i in wanting]

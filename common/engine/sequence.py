@@ -46,6 +46,7 @@ class Sequence:
         "flow",
         "had_turn",
         "is_adopted",
+        "is_plain",
         "key",
         "num_cached_tokens",
         "num_computed",
@@ -109,6 +110,7 @@ class Sequence:
         self.row: int | None = None  # in the batch's block table
         self.num_cached_tokens = 0
         self.is_adopted = False  # its KV was loaded, not computed here
+        self.is_plain = False  # the sampler knows: greedy, and nothing beside
 
         self.wants_prompt_logprobs = (
             params.prompt_logprobs is not None and not request.output_token_ids

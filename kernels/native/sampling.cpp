@@ -175,9 +175,14 @@ using namespace xpyd;
 
 extern "C" {
 
-// logits: [rows, count] float32, rows `stride` values apart.
-void xpyd_argmax(const float* logits, int64_t rows, int64_t stride, int64_t count, int64_t* out) {
-  parallel_for(rows, [&](int64_t r) { out[r] = argmax_row(logits + r * stride, count); });
+// logits: [rows, count] float32, rows `stride` values apart. out: the index of each row's largest
+// value, then for each row whether that value is finite.
+void xpyd_best(const float* logits, int64_t rows, int64_t stride, int64_t count, int64_t* out) {
+  parallel_for(rows, [&](int64_t r) {
+    const float* row = logits + r * stride;
+    out[r] = argmax_row(row, count);
+    out[rows + r] = std::isfinite(row[out[r]]);
+  });
 }
 
 void xpyd_log_softmax(const float* logits, int64_t rows, int64_t stride, int64_t count, float* out) {

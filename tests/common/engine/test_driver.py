@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from common.engine import local
 from common.engine.driver import EngineDriver
 from common.engine.local import LocalEngine
 from common.engine_client import ModelCard
@@ -249,6 +250,24 @@ def test_stop_keeps_its_deadline_when_a_step_hangs():
         assert await driver.stop(0.1) is False
         assert time.monotonic() - began < 6
         model.open.set()
+
+    model = Gate()
+    driving(test, model=model)
+
+
+def test_the_reader_of_an_engine_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch):
+    async def test(driver, engine):
+        client = LocalEngine(driver, CARD)
+        monkeypatch.setattr(local, "MAX_SILENCE_S", 0.3)
+        monkeypatch.setattr(local, "WATCH_S", 0.05)
+        model.open.clear()
+        task = asyncio.ensure_future(answer(client, make_request("r", [1], 4)))
+        await until(model.entered.is_set)
+        with pytest.raises(Unavailable, match="does not answer"):
+            await task
+        model.open.set()
+        assert (await driver.call(lambda e: e.has_work())) is False
+        assert client._inboxes == {}
 
     model = Gate()
     driving(test, model=model)
