@@ -14,8 +14,15 @@ namespace xpyd {
 namespace {
 
 constexpr int64_t kRowBlockBytes = 640 << 10;  // of x kept in the second-level cache per pass over W
-constexpr int64_t kTaskBytes = 128 << 10;      // of W per task when few rows make it a stream
+// Of W per task when few rows make it a stream: long ones keep the machine reading ahead, as long as
+// each thread has some of them.
+constexpr int64_t kLeastTaskBytes = 128 << 10, kMostTaskBytes = 512 << 10, kTasksPerThread = 4;
 constexpr int64_t kCopyPerTask = 16 << 10;     // values of x
+
+int64_t task_bytes(int64_t total) {
+  const int64_t share = total / (num_threads() * kTasksPerThread);
+  return std::min(kMostTaskBytes, std::max(kLeastTaskBytes, share));
+}
 
 int64_t panels_of(int64_t columns) { return (columns + NR - 1) / NR; }
 
@@ -123,7 +130,7 @@ void run(const typename T::type* x, int64_t rows, int64_t depth, int64_t columns
     int64_t lda;
     const auto* a = prepare<T, Dot>(x + first * depth, height, depth, &lda, scratch);
     const int64_t bytes = size * sizeof(B);
-    const int64_t per_task = height > MR ? 1 : (kTaskBytes + bytes - 1) / bytes;
+    const int64_t per_task = height > MR ? 1 : (task_bytes(count * bytes) + bytes - 1) / bytes;
     parallel_for((count + per_task - 1) / per_task, [&](int64_t task) {
       const int64_t end = std::min(count, (task + 1) * per_task);
       for (int64_t p = task * per_task; p < end; p++) {
