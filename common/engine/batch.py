@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.engine.scheduler import Plan
+from common.engine.scheduler import Chunk, Plan
 from common.engine.sequence import Sequence
 from common.model.inputs import ForwardInputs
-from common.model.lora.adapter import Adapter, AdapterRows
+from common.model.lora.adapter import AdapterRows
 
 _ALIGN = 4  # elements
 _DTYPES = {"<i4": torch.int32, "<i8": torch.int64}
@@ -39,9 +39,12 @@ class BatchBuilder:
             sequence.row = None
 
     def build(self, plan: Plan, token_ids: Tensor | None = None) -> ForwardInputs:
+        """Brings the plan's chunks into the order of their rows: by adapter, if they have any.
+
+        token_ids:  of a plan that is ahead: [sequences] int64, on the device, in its order
         """
-        token_ids:  of a plan that is ahead: [sequences] int64, on the device
-        """
+        if not plan.is_ahead and any(sequence.adapter is not None for sequence, _ in plan.chunks):
+            plan.chunks.sort(key=_adapter_digest)
         for sequence in plan.preempted:
             self.release(sequence)
         for sequence in plan.grown:
@@ -82,7 +85,7 @@ class BatchBuilder:
             logits_rows=wide[2],
             max_query_len=int(counts.max()),
             max_context_len=int(ends.max()),
-            adapters=self._adapter_rows(plan, cu_seqlens),
+            adapters=_adapter_rows(plan, cu_seqlens),
         )
 
     def _single_tokens(self, plan: Plan) -> ForwardInputs:
@@ -109,22 +112,8 @@ class BatchBuilder:
             logits_rows=wide[3],
             max_query_len=1,
             max_context_len=longest,
-            adapters=self._adapter_rows(plan, cu_seqlens),
+            adapters=_adapter_rows(plan, cu_seqlens),
         )
-
-    def _adapter_rows(self, plan: Plan, cu_seqlens: NDArray[np.int32]) -> tuple[AdapterRows, ...]:
-        """The batch's rows by adapter, in order of their digests."""
-        of: dict[str, tuple[Adapter, list[int]]] = {}
-        for number, (sequence, _) in enumerate(plan.chunks):
-            if sequence.adapter is not None:
-                of.setdefault(sequence.adapter.digest, (sequence.adapter, []))[1].append(number)
-        found = []
-        for _, (adapter, chunks) in sorted(of.items()):
-            if len(chunks) == len(plan.chunks):
-                return (AdapterRows(adapter, None),)
-            parts = [np.arange(cu_seqlens[i], cu_seqlens[i + 1], dtype=np.int64) for i in chunks]
-            found.append(AdapterRows(adapter, self._tensors([np.concatenate(parts)])[0]))
-        return tuple(found)
 
     def _tensors(self, arrays: list[NDArray[Any]]) -> list[Tensor]:
         """The arrays, all of one dtype, on the device."""
@@ -161,3 +150,21 @@ def _logits_rows(plan: Plan, cu_seqlens: NDArray[np.int32]) -> NDArray[np.int64]
         if chunk.is_sampled or chunk.sequence.wants_prompt_logprobs
     ]
     return np.concatenate(rows).astype(np.int64)
+
+
+def _adapter_digest(chunk: Chunk) -> str:
+    adapter = chunk.sequence.adapter
+    return "" if adapter is None else adapter.digest
+
+
+def _adapter_rows(plan: Plan, cu_seqlens: NDArray[np.int32]) -> tuple[AdapterRows, ...]:
+    """The batch's rows by adapter."""
+    found: list[AdapterRows] = []
+    for number, (sequence, _) in enumerate(plan.chunks):
+        if sequence.adapter is None:
+            continue
+        first, end = int(cu_seqlens[number]), int(cu_seqlens[number + 1])
+        if found and found[-1].adapter is sequence.adapter:
+            first = found.pop().rows.start
+        found.append(AdapterRows(sequence.adapter, slice(first, end)))
+    return tuple(found)

@@ -20,6 +20,8 @@ from common.model.lora.tensors import Module, Pair, max_elements, modules_of
 from common.model.spec import LlamaShape, ModelSpec
 from kernels.linear import PackedWeight, linear, pack
 
+_SERIAL = 32767  # elements; for more, torch wakes threads, which then dispute our kernels' cores
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -37,19 +39,15 @@ class Delta:
     shrink: PackedWeight  # the projection's inputs → ranks of all parts
     parts: tuple[Part, ...]
 
-    def add_to(self, out: Tensor, x: Tensor, rows: Tensor | None) -> None:
-        """Add in place. rows: [n] int64, those of the adapter; None: all.
+    def add_to(self, out: Tensor, x: Tensor) -> None:
+        """Add in place. x: [rows, inputs], out: [rows, outputs].
 
-        x: [tokens, inputs], out: [tokens, outputs]. The sum is made in float32, rounded once.
+        The sum is made in float32, rounded once.
         """
-        small = linear(x if rows is None else x[rows], self.shrink)
+        small = linear(x, self.shrink)
         for part in self.parts:
             added = linear(small[:, part.ranks], part.expand, out_dtype=torch.float32)
-            target = out[:, part.outputs]
-            if rows is None:
-                target.copy_(target.float() + added)
-            else:
-                target[rows] = (target[rows].float() + added).to(out.dtype)
+            _add(out[:, part.outputs], added)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +64,10 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRows:
-    """Rows of one batch that run with one adapter."""
+    """Neighbouring rows of one batch that run with one adapter."""
 
     adapter: Adapter
-    rows: Tensor | None  # [n] int64; None: all of the batch
+    rows: slice
 
 
 def project(
@@ -80,7 +78,7 @@ def project(
     for group in adapters:
         delta = group.adapter.deltas.get((layer, projection))
         if delta is not None:
-            delta.add_to(out, x, group.rows)
+            delta.add_to(out[group.rows], x[group.rows])
     return out
 
 
@@ -111,6 +109,13 @@ def max_adapter_bytes(spec: ModelSpec, shape: LlamaShape, rank: int) -> int:
     """Of one adapter in memory, padding left out."""
     dtype: torch.dtype = getattr(torch, spec.dtype)
     return max_elements(spec, shape, rank) * dtype.itemsize
+
+
+def _add(out: Tensor, added: Tensor) -> None:
+    """In place, out: [rows, outputs] of any dtype, added: float32."""
+    step = max(1, _SERIAL // out.shape[1]) if out.device.type == "cpu" else len(out) or 1
+    for start in range(0, len(out), step):
+        out[start : start + step].add_(added[start : start + step])
 
 
 def _delta(

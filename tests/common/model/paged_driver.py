@@ -123,10 +123,9 @@ class PagedDriver:
 def _adapter_rows(
     work: list[tuple[PagedSequence, int]], starts: list[int]
 ) -> tuple[AdapterRows, ...]:
-    """Row by row, in no clever order."""
-    rows: dict[str, tuple[Adapter, list[int]]] = {}
-    for number, (sequence, _) in enumerate(work):
-        if sequence.adapter is not None:
-            found = rows.setdefault(sequence.adapter.digest, (sequence.adapter, []))
-            found[1].extend(range(starts[number], starts[number + 1]))
-    return tuple(AdapterRows(adapter, torch.tensor(each)) for adapter, each in rows.values())
+    """One sequence after the other, in no clever order."""
+    return tuple(
+        AdapterRows(sequence.adapter, slice(first, end))
+        for (sequence, _), first, end in zip(work, starts, starts[1:], strict=False)
+        if sequence.adapter is not None
+    )

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from common.model.loader import load_model
+from common.model.lora.adapter import AdapterRows, project
 from common.model.lora.load import load_adapter
+from kernels.linear import pack
 from tests.common.model.lora_files import make_adapter, merge
 from tests.common.model.oracle import (
     make_model,
@@ -102,17 +104,17 @@ def test_a_row_does_not_depend_on_who_shares_the_batch(made, dtype):
         assert torch.equal(torch.cat([first, rest]), alone)
 
 
-def test_an_adapter_of_all_rows_or_of_listed_rows_is_the_same(made):
-    from common.model.lora.adapter import AdapterRows, project
-    from kernels.linear import pack
-
+def test_rows_together_or_one_by_one_are_the_same(made):
     adapter = made.adapters["all"]
     x = torch.randn(13, 48, generator=torch.Generator().manual_seed(1))
     weight = pack(torch.randn(160, 48, generator=torch.Generator().manual_seed(2)))
-    listed = (AdapterRows(adapter, torch.arange(13)),)
-    whole = project(x, weight, (AdapterRows(adapter, None),), 1, "gate_up")
-    assert torch.equal(project(x, weight, listed, 1, "gate_up"), whole)
-    assert not torch.equal(project(x, weight, (), 1, "gate_up"), whole)
+    each = tuple(AdapterRows(adapter, slice(i, i + 1)) for i in range(13))
+    whole = project(x, weight, (AdapterRows(adapter, slice(0, 13)),), 1, "gate_up")
+    assert torch.equal(project(x, weight, each, 1, "gate_up"), whole)
+    plain = project(x, weight, (), 1, "gate_up")
+    some = project(x, weight, each[5:], 1, "gate_up")
+    assert torch.equal(some, torch.cat([plain[:5], whole[5:]]))
+    assert not torch.equal(plain[5:], whole[5:])
 
 
 def test_digests_name_what_is_computed(made, tmp_path):
