@@ -157,13 +157,14 @@ struct Worker {
   // Sums over the split's keys into `sums`. scratch: scratch_size() floats.
   void attend(int64_t split, Sums sums, float* scratch) const {
     Space space = lay_out(scratch);
-    load_query(space.query);
-    std::fill(sums.peak, sums.peak + rows, kNothing);
-    std::fill(sums.total, sums.total + rows * (batch.columns() + 1), 0.0f);
     const int64_t oldest = item.first_position - batch.window + 1;
     const int64_t begin = std::max((oldest < 0 ? 0 : oldest) / KEYS * KEYS, split * kSplit);
     const int64_t end = std::min(item.first_position + item.count, (split + 1) * kSplit);
     find_rows(space, begin);
+    prefetch_some(space, KEYS);
+    load_query(space.query);
+    std::fill(sums.peak, sums.peak + rows, kNothing);
+    std::fill(sums.total, sums.total + rows * (batch.columns() + 1), 0.0f);
     for (int64_t key = begin; key < end; key += KEYS) {
       space.turn ^= 1;
       space.asked = 0;
