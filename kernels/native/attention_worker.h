@@ -46,16 +46,21 @@ struct Sums {
 };
 
 // Weights as the second product wants them.
+struct WholeWeights : F32 {
+  INLINE vf exp2(vf x) { return exp2_below_one(x); }
+};
+
 #if defined(XPYD_AVX512_BF16)
 struct WeightPairs {
   typedef uint16_t type;
+  INLINE vf exp2(vf x) { return exp2_coarse(x); }
   INLINE void store(type* p, vf x) {
     const __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
     std::memcpy(p, &rounded, sizeof rounded);
   }
 };
 #else
-typedef BF16 WeightPairs;
+typedef WholeWeights WeightPairs;
 #endif
 
 constexpr float kLog2E = 1.44269504088896341f;
@@ -100,7 +105,7 @@ INLINE void soften(const Batch& batch, const float* products, int64_t from, int6
   vf sum = {};
 #pragma GCC unroll 16
   for (int i = 0; i < KEYS / W; i++) {
-    vf weight = exp2_below_one(exponent[i] - new_peak);
+    vf weight = Weight::exp2(exponent[i] - new_peak);
     sum = sum + weight;
     Weight::store(weights + i * W, weight);
   }
@@ -119,7 +124,7 @@ struct Worker {
   // bfloat16 pairs where the machine has the instruction, else float32 panels.
   static constexpr bool kPairs = DotOf<T>::type::kWidth == 2;
   typedef typename std::conditional<kPairs, typename DotOf<T>::type, Singles<F32>>::type Dot;
-  typedef typename std::conditional<kPairs, WeightPairs, F32>::type Weight;
+  typedef typename std::conditional<kPairs, WeightPairs, WholeWeights>::type Weight;
   typedef typename Dot::a_type A;
   typedef typename Dot::b_type B;
 

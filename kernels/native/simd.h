@@ -153,6 +153,21 @@ INLINE vf exp2_below_one(vf x) {
   return y * float_of((vu)exponent);
 }
 
+#if defined(XPYD_AVX512_BF16)
+// The same for what becomes bfloat16 at once: relative error below 3e-6; exactly 0 under -150.
+INLINE vf exp2_coarse(vf x) {
+  x = max(splat(-1000.0f), x);
+  vf n = (vf)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  vf r = x - n;
+  vf y = splat(9.582852944731712e-3f);  // fitted for the least relative error in [-0.5, 0.5]
+  y = fma(y, r, splat(5.5906426161527634e-2f));
+  y = fma(y, r, splat(2.4024099111557007e-1f));
+  y = fma(y, r, splat(6.931241750717163e-1f));
+  y = fma(y, r, splat(1.0f));
+  return (vf)_mm512_scalef_ps((__m512)y, (__m512)n);
+}
+#endif
+
 // --- storage types -------------------------------------------------------------------------------
 
 struct F32 {
@@ -173,9 +188,13 @@ struct BF16 {
     return float_of(__builtin_convertvector(x, vu) << 16);
   }
   INLINE void store(type* p, vf x) {  // to nearest, ties to even; a NaN stays a NaN
+#if defined(XPYD_AVX512_BF16)
+    const __m256bh h = _mm512_cvtneps_pbh((__m512)x);  // and what is too small to be normal is zero
+#else
     vu u = bits_of(x);
     vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     vh h = __builtin_convertvector(x == x ? rounded : ((u >> 16) | 0x40u), vh);
+#endif
     std::memcpy(p, &h, sizeof h);
   }
 };
