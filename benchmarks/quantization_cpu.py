@@ -67,10 +67,12 @@ def through_our_model(dtype: str, quantization: Any) -> Logits:
 
 def through_transformers(group: int | None) -> Logits:
     """Weights rounded to int8 with a scale per `group` inputs; 0: per output, None: not rounded."""
-    model = AutoModelForCausalLM.from_pretrained(DEFAULT_OUTPUT, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(DEFAULT_OUTPUT, dtype=torch.float32)
+    model.eval()
     for module in model.modules():
         if group is not None and isinstance(module, nn.Linear):
-            parts = module.weight.data.unflatten(1, (-1, group or module.in_features))
+            weight: Tensor = module.weight.data
+            parts = weight.view(len(weight), -1, group or module.in_features)
             scale = parts.abs().amax(2, keepdim=True) / 127
             module.weight = nn.Parameter(((parts / scale).round() * scale).flatten(1))
 

@@ -127,10 +127,13 @@ class Pair:
 
 
 @contextlib.asynccontextmanager
-async def pair(connector="shm", block_sizes=(16, 16), **settings):
-    """`block_sizes`: of the prefill and of the decode instance."""
+async def pair(connector="shm", block_sizes=(16, 16), quantization=(None, None), **settings):
+    """`block_sizes`, `quantization`: of the prefill and of the decode instance."""
     proxy = Proxy()
-    parts = [build_engine(replace(CONFIG, block_size=size)) for size in block_sizes]
+    parts = [
+        build_engine(replace(CONFIG, block_size=size, quantization=how))
+        for size, how in zip(block_sizes, quantization, strict=True)
+    ]
     for each in parts:
         each.driver.start(asyncio.get_running_loop())
     config = KVTransferConfig(connector=connector, **settings)
@@ -302,6 +305,23 @@ def test_decode_computes_nothing_of_the_prompt():
             assert both.parts["d"].driver.num_steps - steps == 11
             assert both.decode.counts.loads == 1
             assert both.decode.counts.recomputes == 0
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("quantization", [("int8", "int8"), ("int8", None), (None, "int8")])
+def test_what_int8_weights_computed_serves_int8_weights_only(quantization):
+    async def body():
+        async with pair(quantization=quantization) as both:
+            await both.start(make("apart", 50))
+            await both.proxy.until(lambda: both.proxy.finished("d", "apart"))
+            is_alike = quantization[0] == quantization[1]
+            counts = both.decode.counts
+            assert (counts.loads, counts.recomputes) == ((1, 0) if is_alike else (0, 1))
+            if is_alike:
+                expected = await both.whole(make("whole", 50))
+                assert both.proxy.tokens("apart") == expected
+            await both.at_rest()
 
     asyncio.run(body())
 
