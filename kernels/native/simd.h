@@ -23,7 +23,11 @@ namespace xpyd {
 constexpr int W = 16;
 #if defined(__AVX512BF16__)
 #define XPYD_AVX512_BF16 1
+#if defined(__AVX512VBMI__)
 constexpr const char* kIsa = "avx512-bf16";
+#else
+constexpr const char* kIsa = "avx512-bf16 without vbmi";  // quantized weights are summed otherwise
+#endif
 #else
 constexpr const char* kIsa = "avx512";
 #endif

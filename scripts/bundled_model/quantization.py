@@ -1,6 +1,6 @@
 """What int8 weights cost in accuracy: perplexity of the bundled model on text it never saw.
 
-    python -m benchmarks.quantization_cpu
+    python -m scripts.bundled_model.quantization
 
 `asked` are answers to the phrasings that training held out, `new` are documents of the kind that
 training draws, from a seed it never used; only the assistant's tokens count in both. Each way of
