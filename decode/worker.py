@@ -29,6 +29,7 @@ from decode.admission import Admission, Loan
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.counters import transport_counters
 from kv_transfer.handles import check_content
+from kv_transfer.held_offer import HeldOffer
 from kv_transfer.stored_prefix import StoredPrefix
 
 log = logging.getLogger(__name__)
@@ -230,32 +231,46 @@ class DecodeWorker:
             if loan is None:  # there is nothing to wait for any more
                 raise held.failure()
             try:
-                first = await held.read(loan.block_ids[loan.num_cached :], loan.num_cached)
+                first = await held.arrive(loan.block_ids[loan.num_cached :], loan.num_cached)
             except BaseException as error:
                 self._give_back(loan, getattr(error, "quarantine", ()))
                 raise
-        told = held.report.timings()
-        self._transfers.loaded(told)
-        self.requests.outbox.tell(request.request_id, told)
-        if not samples_first:
-            request = msgspec.structs.replace(
-                request, output_token_ids=(*request.output_token_ids, first)
-            )
-        await self._adopt(request, loan)
+            if not samples_first:
+                request = msgspec.structs.replace(
+                    request, output_token_ids=(*request.output_token_ids, first)
+                )
+            await self._adopt(request, loan, held)
         self.counts.loads += 1
 
-    async def _adopt(self, request: EngineRequest, loan: Loan) -> None:
-        """The blocks become the sequence's. One command to the engine, so that a cancellation here
-        cannot leave them without an owner; an abort is posted after it and finds the sequence."""
+    async def _adopt(self, request: EngineRequest, loan: Loan, held: HeldOffer) -> None:
+        """The blocks become the sequence's, which runs on while the producer is asked whether they
+        are right: until it has said so nobody sees a token.
+
+        One command to the engine, so that a cancellation here cannot leave them without an owner;
+        an abort is posted after it and finds the sequence.
+        """
 
         def adopt(engine: Engine) -> None:
             try:
-                engine.adopt(request, loan.block_ids)
+                engine.adopt(request, loan.block_ids, is_confirmed=False)
             except BaseException:
                 engine.free(loan.block_ids)
                 raise
 
+        outbox, request_id = self.requests.outbox, request.request_id
+        outbox.hold(request_id)
         await self._driver.call(adopt)
+        try:
+            await held.confirmed()
+        except TransferError:  # what came from it comes before the answer to this
+            await self._driver.call(lambda engine: engine.abort(request_id))
+            outbox.discard(request_id)
+            raise
+        self._driver.post(lambda engine: engine.confirm(request_id))
+        told = held.report.timings()
+        self._transfers.loaded(told)
+        outbox.tell(request_id, told)
+        outbox.release(request_id)
 
     def _give_back(self, loan: Loan, quarantine: Collection[int] = ()) -> None:
         """`quarantine`: blocks that bytes may still land in; `landed` frees those."""

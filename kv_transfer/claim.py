@@ -334,6 +334,11 @@ class Claim:
         )
 
     @property
+    def first_token(self) -> int | None:
+        """What prefill sampled, once everything has been named."""
+        return self._first_token
+
+    @property
     def is_complete(self) -> bool:
         """All blocks have been named."""
         return self._first_token is not None

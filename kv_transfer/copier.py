@@ -1,7 +1,7 @@
 """Copies blocks in threads of its own.
 
 Threads, because a copy of megabytes must not stop the event loop; they sleep when there is nothing
-to do.
+to do. A small copy is made at once: it takes less than the way to a thread and back.
 """
 
 from __future__ import annotations
@@ -31,6 +31,15 @@ class Copier:
 
     def copy(self, reader: Reader, copy: Copy, gate: Gate) -> asyncio.Future[None]:
         """Copy the producer's blocks into ours, as `Reader.read`."""
+        if reader.is_brief(copy):
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            try:
+                _copy(reader, copy, gate, self._checker)
+            except TransferError as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+            return done
         return self.run(lambda: _copy(reader, copy, gate, self._checker))
 
     def run(self, work: Callable[[], T]) -> asyncio.Future[T]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from common.errors import TransferError
 from common.wire import Message
 from kv_transfer.block_check import ChecksumMismatch
-from kv_transfer.claim import Action, Claim, Connect, Copy, End, Landed, Send, StopCopy
+from kv_transfer.claim import Action, Claim, Connect, Copy, End, Landed, Phase, Send, StopCopy
 from kv_transfer.copier import Copier
 from kv_transfer.counters import ConsumerCounters
 from kv_transfer.lease import NAME_LEN
@@ -63,6 +63,7 @@ class HeldOffer:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._loop = asyncio.get_running_loop()
+        self._arrived: asyncio.Future[int] = self._loop.create_future()
         self._ended: asyncio.Future[End] = self._loop.create_future()
 
     def row(self, now: float) -> dict[str, Any]:
@@ -84,6 +85,13 @@ class HeldOffer:
 
     async def read(self, into: Sequence[int], skip_blocks: int) -> int:
         """The copying half of `KVConsumer.fetch`; once."""
+        first = await self.arrive(into, skip_blocks)
+        await self.confirmed()
+        return first
+
+    async def arrive(self, into: Sequence[int], skip_blocks: int) -> int:
+        """Returns the first token when all blocks are here; whether they were right and in time is
+        known when `confirmed` returns. Nothing is written to `into` any more by then."""
         first_token = skip_blocks * self._block_size
         expected = num_blocks(self._claim.handle.num_tokens, self._block_size) - skip_blocks
         if skip_blocks < 0 or len(into) != expected:
@@ -91,10 +99,18 @@ class HeldOffer:
                 f"{len(into)} local blocks for {expected} to load, {skip_blocks} skipped"
             )
         self._do(self._claim.read(Target(tuple(into), first_token, self._block_size)))
-        await asyncio.wait({self._ended})
-        first = self._outcome()
+        either: set[asyncio.Future[Any]] = {self._arrived, self._ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not self._arrived.done():
+            raise self.failure()
         self._spent.ended_at = time.monotonic()
-        return first
+        return self._arrived.result()
+
+    async def confirmed(self) -> None:
+        """The producer held the blocks until they had all been read. Raises if not."""
+        await asyncio.wait({self._ended})
+        if self._ended.result().error is not None:
+            raise self.failure()
 
     @property
     def ended(self) -> asyncio.Future[End]:
@@ -109,7 +125,7 @@ class HeldOffer:
 
     @property
     def report(self) -> TransferReport:
-        """What it has cost, once `read` has returned."""
+        """What it has cost, once `arrive` has returned."""
         return self._spent.report()
 
     async def leave(self) -> None:
@@ -129,13 +145,6 @@ class HeldOffer:
             raise error
         if was_cancelled:
             raise asyncio.CancelledError
-
-    def _outcome(self) -> int:
-        end = self._ended.result()
-        if end.error is not None:
-            raise end.error
-        assert end.first_token is not None
-        return end.first_token
 
     # --- events ------------------------------------------------------------------------------
 
@@ -197,6 +206,9 @@ class HeldOffer:
                 case Landed(block_ids=block_ids):
                     self._on_quarantine(-len(block_ids))
                     self._on_landed(block_ids)
+        if self._claim.phase is Phase.FINISHING and not self._arrived.done():
+            assert self._claim.first_token is not None
+            self._arrived.set_result(self._claim.first_token)
         self._set_timer()
 
     def _start_copy(self, copy: Copy) -> None:

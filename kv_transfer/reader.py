@@ -1,7 +1,8 @@
 """How a copy is carried out: whole blocks straight into ours, where both sides' are alike, or by
 way of a landing place of the producer's block size, from where the tokens go on into ours.
 
-Both run in worker threads, and block until the copy has been made or its gate has closed.
+Both run in worker threads, small copies aside, and block until the copy has been made or its gate
+has closed.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ from kv_transfer.transport.base import Gate, Peer, Stopped, Transport
 
 STAGING_BYTES = 8 << 20  # of a landing place, or one block if that is more
 LOCK_POLL_S = 0.05
+BRIEF_BYTES = 512 << 10  # some 50 us; a thread and back takes 150
 
 
 class Reader(Protocol):
     @property
     def writes_through_gate(self) -> bool:
         """Does nothing reach our blocks any more once the gate has closed?"""
+        ...
+
+    def is_brief(self, copy: Copy) -> bool:
+        """Does it take less than handing it to a thread?"""
         ...
 
     def read(self, copy: Copy, gate: Gate, checker: ThreadPoolExecutor) -> None:
@@ -51,6 +57,10 @@ class DirectReader:
     @property
     def writes_through_gate(self) -> bool:
         return self._peer.writes_through_gate
+
+    def is_brief(self, copy: Copy) -> bool:
+        num_bytes = len(copy.remote) * self._ours.block_bytes
+        return self._peer.only_copies and num_bytes <= BRIEF_BYTES and not copy.checksums
 
     def read(self, copy: Copy, gate: Gate, checker: ThreadPoolExecutor) -> None:
         local = whole_blocks(copy.pieces)
@@ -102,6 +112,9 @@ class StagedReader:
         except BaseException:
             self._transport.close()
             raise
+
+    def is_brief(self, copy: Copy) -> bool:
+        return False
 
     def read(self, copy: Copy, gate: Gate, checker: ThreadPoolExecutor) -> None:
         while not self._lock.acquire(timeout=LOCK_POLL_S):

@@ -134,8 +134,13 @@ class Engine:
         if not self._is_complete(sequence):
             self._enter(sequence)
 
-    def adopt(self, request: EngineRequest, block_ids: list[int]) -> None:
+    def adopt(
+        self, request: EngineRequest, block_ids: list[int], *, is_confirmed: bool = True
+    ) -> None:
         """Run on from blocks that hold the KV of all tokens but the last.
+
+        is_confirmed: False: that will be known by `confirm`, or `abort`; until then nobody else
+                      finds the blocks
 
         block_ids: from `match_prefix` and `reserve`, in order. They are the engine's from now on,
         unless this raises: then they are still the caller's. A last one that holds nothing but the
@@ -155,9 +160,16 @@ class Engine:
         self._pool.adopt(block_ids[:num_needed], request.request_id)
         sequence.block_ids = list(block_ids[:num_needed])
         sequence.is_adopted = True
+        sequence.is_unconfirmed = not is_confirmed
         sequence.num_computed = num_computed
         self._publisher.name_full_blocks(sequence)
         self._enter(sequence)
+
+    def confirm(self, request_id: str) -> None:
+        """What was adopted is right. Sequences that have ended are ignored."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            sequence.is_unconfirmed = False
 
     def prepare(self, constraint: Constraint) -> None:
         """A request with it will come: compile it meanwhile."""

@@ -24,6 +24,8 @@ class Publisher:
         num_full = sequence.num_computed // self._block_size
         if num_full == sequence.num_named or not (self._is_caching or sequence.offer):
             return
+        if sequence.is_unconfirmed:  # others must not find what may be wrong
+            return
         salt = sequence.request.kv_salt
         self._hasher.extend(sequence.digests, sequence.tokens, sequence.num_computed, salt)
         if self._is_caching:

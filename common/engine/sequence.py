@@ -47,6 +47,7 @@ class Sequence:
         "had_turn",
         "is_adopted",
         "is_plain",
+        "is_unconfirmed",
         "key",
         "num_cached_tokens",
         "num_computed",
@@ -111,6 +112,7 @@ class Sequence:
         self.num_cached_tokens = 0
         self.is_adopted = False  # its KV was loaded, not computed here
         self.is_plain = False  # the sampler knows: greedy, and nothing beside
+        self.is_unconfirmed = False  # and may be wrong
 
         self.wants_prompt_logprobs = (
             params.prompt_logprobs is not None and not request.output_token_ids

@@ -33,6 +33,7 @@ class _Open:
     handle: KVHandle | None = None
     is_accepted: bool = False
     timings: dict[str, float] | None = None  # for its first event, beside the engine's
+    held: list[TokenEvent] | None = None  # not sent until `release`
 
 
 class Outbox:
@@ -55,6 +56,24 @@ class Outbox:
         """What its first event is to say of where the time went before the engine had it."""
         if entry := self._open.get(request_id):
             entry.timings = timings
+
+    def hold(self, request_id: str) -> None:
+        """Keep its events back until it is known whether they are right."""
+        if entry := self._open.get(request_id):
+            entry.held = []
+
+    def release(self, request_id: str) -> None:
+        """They are: send what was kept back, and what comes."""
+        if held := self.discard(request_id):
+            self.deliver(held)
+
+    def discard(self, request_id: str) -> list[TokenEvent]:
+        """They are not, those that were kept back; others will come."""
+        entry = self._open.get(request_id)
+        if entry is None or entry.held is None:
+            return []
+        held, entry.held = entry.held, None
+        return held
 
     def origin(self, request_id: str) -> Origin | None:
         entry = self._open.get(request_id)
@@ -89,6 +108,9 @@ class Outbox:
         for event in events:
             entry = self._open.get(event.request_id)
             if entry is None:
+                continue
+            if entry.held is not None:
+                entry.held.append(event)
                 continue
             if not entry.is_accepted:
                 self.accept(event.request_id)

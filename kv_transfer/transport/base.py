@@ -70,6 +70,7 @@ class Gate:
 class Peer(ABC):
     """A producer's region, as one consumer sees it."""
 
+    only_copies = False  # `read` is a copy in memory: a small one needs no thread of its own
     writes_through_gate = True  # False: bytes may land after the gate has closed, until `read` ends
 
     @abstractmethod

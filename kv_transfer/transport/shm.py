@@ -80,6 +80,8 @@ class ShmTransport(Transport):
 
 
 class ShmPeer(Peer):
+    only_copies = True
+
     def __init__(self, memory: mmap.mmap, num_blocks: int, region: KVRegion) -> None:
         size = num_blocks * region.block_bytes
         # The array keeps the mapping; the mapping goes with its last array.

@@ -22,6 +22,7 @@ from kv_transfer.config import KVTransferConfig
 from kv_transfer.connector import make_transport
 from kv_transfer.consumer import KVConsumer
 from kv_transfer.identity import KVIdentity
+from kv_transfer.messages import Finish
 from kv_transfer.producer import KVProducer
 from kv_transfer.setup import prefix_store, region_of, transport_of
 from kv_transfer.stored_prefix import StoredPrefix
@@ -454,6 +455,83 @@ def test_where_there_is_another_source_a_failed_load_is_told_and_not_computed():
             await both.at_rest()
 
     asyncio.run(body())
+
+
+def slow_confirmation(producer, delay_s):
+    """`Finish` is heard late; returns when it came first."""
+    heard, receive = asyncio.Event(), producer._listener._on_message
+
+    def later(peer, message):
+        if isinstance(message, Finish):
+            heard.set()
+            asyncio.get_running_loop().call_later(delay_s, receive, peer, message)
+        else:
+            receive(peer, message)
+
+    producer._listener._on_message = later
+    return heard
+
+
+def test_decoding_begins_before_the_producer_has_confirmed_and_says_nothing_until_then():
+    async def body():
+        async with pair() as both:
+            expected = await both.whole(make("whole", 100, seed=4))
+            heard = slow_confirmation(both.prefill._producer, 0.5)
+            steps = both.parts["d"].driver.num_steps
+            await both.start(make("r", 100, seed=5))
+            await asyncio.wait_for(heard.wait(), 20)
+            while both.parts["d"].driver.num_steps < steps + 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+            assert "r" not in both.proxy.events["d"]
+            await both.proxy.until(lambda: both.proxy.finished("d", "r"))
+            assert both.proxy.tokens("r") != expected
+            assert both.proxy.tokens("r") == await both.whole(make("again", 100, seed=5))
+            assert (both.decode.counts.loads, both.decode.counts.recomputes) == (1, 0)
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("max_tokens", [2, 12, 400])
+def test_what_the_producer_does_not_confirm_nobody_sees_or_finds(max_tokens):
+    """D decodes from garbage until it hears that it was garbage: no token of it goes out, and no
+    block of it is left in the prefix cache."""
+
+    async def body():
+        async with pair() as both:
+            made = make("r", 100, max_tokens=max_tokens)
+            heard = slow_confirmation(both.prefill._producer, 0.3)
+            protocol = both.prefill._producer.protocol
+            epochs = protocol._epochs
+            protocol._epochs = lambda blocks: tuple(e + 1 for e in epochs(blocks))
+            held = await hold_back_the_copy(both)
+            await both.start(made)
+            await both.proxy.until(lambda: both.proxy.events["p"].get("r"))
+            both.parts["p"].cache.tensor.fill_(3.0)
+            held.set()
+            await asyncio.wait_for(heard.wait(), 20)
+            await both.proxy.until(lambda: both.proxy.finished("d", "r"))
+            tokens = both.proxy.tokens("r")
+            assert (both.decode.counts.loads, both.decode.counts.recomputes) == (0, 1)
+            assert tokens == await both.whole(make("cached", 100, max_tokens=max_tokens))
+            await both.at_rest()
+        async with pair() as fresh:
+            assert tokens == await fresh.whole(make("fresh", 100, max_tokens=max_tokens))
+
+    asyncio.run(body())
+
+
+async def hold_back_the_copy(both):
+    """D reads nothing until the event that is returned is set."""
+    go, enter = asyncio.Event(), both.decode._admission.enter
+
+    async def late(*arguments):
+        loan = await enter(*arguments)
+        await go.wait()
+        return loan
+
+    both.decode._admission.enter = late
+    return go
 
 
 def test_a_prompt_that_does_not_fit_is_refused_by_name():
