@@ -244,7 +244,7 @@ async def measure(options: argparse.Namespace, servers: Servers, directory: Path
             model = write_model(directory / "small", SMALL)
             pair = servers.side("1P1D-small", model, apart)
             one = servers.side("one-core-small", model, together)
-            await _ready(session, servers, pair, one)
+            await wait_until_ready(session, servers, pair, one)
             _say("overhead of short prompts")
             found["overhead"] = await measure_overhead(session, pair, one, options.rounds * 20)
             _keep(options, found)
@@ -255,7 +255,7 @@ async def measure(options: argparse.Namespace, servers: Servers, directory: Path
         pair = servers.side("1P1D", model, apart)
         if "ttft" in options.rows:
             one = servers.side("one core", model, together)
-            await _ready(session, servers, pair, one)
+            await wait_until_ready(session, servers, pair, one)
             _say("first token and first gap")
             found["ttft"] = await measure_ttft(session, pair, one, options.rounds)
             _keep(options, found)
@@ -275,7 +275,7 @@ async def _interference(
     sides = [pair]
     for name, budget in (("two cores", "2048"), ("two cores, small chunks", "128")):
         sides.append(servers.side(name, model, both, "--max-num-batched-tokens", budget))
-    await _ready(session, servers, *sides)
+    await wait_until_ready(session, servers, *sides)
     found = []
     for side in sides:
         _say(f"streams beside long prompts: {side.name}")
@@ -284,7 +284,7 @@ async def _interference(
     return found
 
 
-async def _ready(session: aiohttp.ClientSession, servers: Servers, *sides: Side) -> None:
+async def wait_until_ready(session: aiohttp.ClientSession, servers: Servers, *sides: Side) -> None:
     _say("starting " + ", ".join(side.name for side in sides))
     for side in sides:
         for url in (*side.instances, side.url):

@@ -46,15 +46,16 @@ class Servers:
                 *("--load-format", "dummy", "--kv-cache-memory", KV_MEMORY),
             ]
             self._start(f"{name}-{role}", "serve", str(model), *flags, *arguments)
+        known = [(role, f"127.0.0.1:{port}") for role, _, port in places]
+        return self.front(name, known, *proxy_arguments)
+
+    def front(self, name: str, known: Sequence[tuple[str, str]], *arguments: str) -> Side:
+        """A proxy before instances that are there, or about to be: (role, host:port) of each."""
         port = free_port()
-        addresses = [f"127.0.0.1:{p}" for _, _, p in places]
-        known = [
-            f"--{'prefill' if role == 'prefill' else 'decode'}={address}"
-            for (role, _, _), address in zip(places, addresses, strict=True)
-        ]
         flags = ["--port", str(port), "--registry-port", str(free_port())]
-        self._start(f"{name}-proxy", "proxy", *flags, *known, *proxy_arguments)
-        return Side(name, f"http://127.0.0.1:{port}", tuple(f"http://{a}" for a in addresses))
+        flags += [f"--{'prefill' if role == 'prefill' else 'decode'}={at}" for role, at in known]
+        self._start(f"{name}-proxy", "proxy", *flags, *arguments)
+        return Side(name, f"http://127.0.0.1:{port}", tuple(f"http://{at}" for _, at in known))
 
     def stop(self) -> None:
         for process in self.processes:
