@@ -47,6 +47,7 @@ from kv_transfer.transport.shm import ShmTransport
 FINGERPRINT = "model=benchmark,block_size=16"
 BLOCK_BYTES = 1 << 20
 CONNECTORS = ("shm", "nixl", "nccl", "shared_storage")
+CHECKSUMS = {"nixl, no checksums": False, "nixl, compared": True}  # else: across machines only
 TIMEOUT_S = 60.0
 
 
@@ -80,8 +81,8 @@ _pools: list[mmap.mmap] = []
 
 
 def settings_of(connector: str, directory: str) -> KVTransferConfig:
-    if connector == "nixl, no checksums":
-        return KVTransferConfig("nixl", checksum=False)
+    if connector in CHECKSUMS:
+        return KVTransferConfig("nixl", checksum=CHECKSUMS[connector])
     return KVTransferConfig(
         connector, storage_dir=directory if connector == "shared_storage" else ""
     )
@@ -371,7 +372,7 @@ def main() -> None:
     if not any(importlib.util.find_spec(package) for package in nixl.PACKAGES):
         names = [name for name in names if name != "nixl"]
     if "nixl" in names:
-        names.append("nixl, no checksums")
+        names += CHECKSUMS
     with tempfile.TemporaryDirectory() as directory:
         found = asyncio.run(measure(names, options.megabytes, options.rounds, directory))
     report(found, options.megabytes * BLOCK_BYTES)

@@ -41,7 +41,7 @@ def make_transport(config: KVTransferConfig, region: KVRegion, info: KVIdentity)
     _check_memory(config, region)
     transport = _make_transport(config, region, info)
     if config.checksum is not None:
-        transport.checksums = config.checksum
+        transport.checksums = transport.always_compares = config.checksum
     return transport
 
 

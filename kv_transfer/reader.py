@@ -64,7 +64,8 @@ class DirectReader:
 
     def read(self, copy: Copy, gate: Gate, checker: ThreadPoolExecutor) -> None:
         local = whole_blocks(copy.pieces)
-        check = BlockCheck(self._ours, local, copy.checksums, checker)
+        checksums = copy.checksums if self._peer.compares else ()
+        check = BlockCheck(self._ours, local, checksums, checker)
         gate.watch(check.landed)
         self._peer.read(copy.remote, local, copy.hashes, gate)
         check.finish()
@@ -129,7 +130,8 @@ class StagedReader:
     def _read_some(self, copy: Copy, start: int, gate: Gate, checker: ThreadPoolExecutor) -> None:
         stop = min(start + self._num_staged, len(copy.remote))
         landing = range(stop - start)
-        check = BlockCheck(self._staging, landing, copy.checksums[start:stop], checker)
+        checksums = copy.checksums[start:stop] if self._peer.compares else ()
+        check = BlockCheck(self._staging, landing, checksums, checker)
         gate.watch(check.landed)
         self._peer.read(copy.remote[start:stop], landing, copy.hashes[start:stop], gate)
         check.finish()

@@ -34,6 +34,7 @@ from common.errors import ConfigError
 from common.http_server import Tls, bind, bind_file, refuse_open_bind, serve_app, url_of
 from common.metrics import Metrics
 from common.rpc import check_bind
+from common.thread_slice import ask_for_short_slices
 from proxy.admin import OWN_GUARD_PATHS, add_admin, add_pages
 from proxy.advice import Targets
 from proxy.choreography import Limits
@@ -91,6 +92,7 @@ class ProxySettings:
 
 def run(settings: ProxySettings) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit status."""
+    ask_for_short_slices()  # engines may compute on the same cores
     return uvloop.run(serve(settings))
 
 

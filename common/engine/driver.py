@@ -18,6 +18,7 @@ from common.engine.engine import Engine
 from common.engine.interface import StepResult
 from common.engine.patience import Patience
 from common.errors import Unavailable, XpydError
+from common.thread_slice import ask_for_usual_slices
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class EngineDriver:
     # --- the thread ------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        ask_for_usual_slices()
         is_blocked = False
         while True:
             commands = self._next_commands(is_blocked)

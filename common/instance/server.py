@@ -48,6 +48,7 @@ from common.instance.room import EngineRoom
 from common.metrics import Metrics
 from common.request import EngineRequest, TokenEvent
 from common.text import TextModel
+from common.thread_slice import ask_for_short_slices
 from common.version import VERSION
 from common.wire import (
     AdaptersChanged,
@@ -88,6 +89,7 @@ def run_instance(config: ServeConfig, plans: Mapping[Role, PlanRole]) -> int:
     pin_to_cores(config)
     listener = bind(config.host, config.port)  # first: a port in use should not cost a model load
     parts = build_engine(config)
+    ask_for_short_slices()  # of this thread and those of the links; the engine's computes
     uvloop.run(_Instance(config, settings, links, tls, listener, parts).run(plans))
     return 0
 

@@ -70,6 +70,7 @@ class Gate:
 class Peer(ABC):
     """A producer's region, as one consumer sees it."""
 
+    compares = True  # checksums, where the producer has made them
     only_copies = False  # `read` is a copy in memory: a small one needs no thread of its own
     writes_through_gate = True  # False: bytes may land after the gate has closed, until `read` ends
 
@@ -94,6 +95,7 @@ class Transport(ABC):
     polls = False  # `poll` must run while consumers read
     is_behind = False  # blocks may be offered before `publish` has run: readers wait a while
     checksums = False  # a checksum of each block travels with its name, compared after the copy
+    always_compares = False  # even where no byte leaves the machine
     uses_hashes = False  # blocks are found by hash: `Ready` carries them
     serves = False  # reads are not one-sided: peers ask (`Gate.ask`), and `serve` answers
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ConfigError, LayoutMismatch, TransferError
+from kv_transfer.machine import boot_id
 from kv_transfer.region import KVRegion
 from kv_transfer.transport.base import Gate, Peer, Stopped, Transport
 
@@ -42,12 +43,13 @@ DEPTH = 2  # chunks in flight
 MemoryKind = Literal["DRAM", "VRAM"]
 
 
-class NixlDescription(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class NixlDescription(msgspec.Struct, frozen=True, array_like=True):
     agent: str
     metadata: bytes  # NIXL's own, for `add_remote_agent`
     address: Annotated[int, msgspec.Meta(ge=0)]  # of block 0, in the producer
     memory: MemoryKind
     device: Annotated[int, msgspec.Meta(ge=0)]
+    machine: str = ""  # the kernel's word for where the producer runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,12 @@ class NixlTransport(Transport):
         with self.lock:
             metadata = self.agent.get_agent_metadata()
         description = NixlDescription(
-            self._agent_name, metadata, self.region.address, self.memory, self.device
+            self._agent_name,
+            metadata,
+            self.region.address,
+            self.memory,
+            self.device,
+            boot_id(),
         )
         return msgspec.msgpack.encode(description)
 
@@ -110,7 +117,8 @@ class NixlTransport(Transport):
                 name, _descriptors(pool, theirs.device), theirs.memory
             )
             generation = self._generations[name] = self._generations.get(name, 0) + 1
-        return NixlPeer(self, name, generation, remote)
+        is_here = theirs.machine == boot_id()  # then the bytes cross no network
+        return NixlPeer(self, name, generation, remote, self.always_compares or not is_here)
 
     def disconnect(self, name: str, generation: int) -> None:
         """Break the connection, and with it the reads in flight, unless it has been made anew."""
@@ -142,7 +150,15 @@ class NixlTransport(Transport):
 class NixlPeer(Peer):
     writes_through_gate = False
 
-    def __init__(self, transport: NixlTransport, name: str, generation: int, remote: Any) -> None:
+    def __init__(
+        self,
+        transport: NixlTransport,
+        name: str,
+        generation: int,
+        remote: Any,
+        compares: bool,
+    ) -> None:
+        self.compares = compares
         self._transport = transport
         self._name = name
         self._generation = generation

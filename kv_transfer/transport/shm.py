@@ -21,10 +21,9 @@ import msgspec
 import numpy as np
 
 from common.errors import ConfigError, LayoutMismatch, PeerLost, TransferError
+from kv_transfer.machine import boot_id
 from kv_transfer.region import CHUNK_BYTES, KVRegion, runs
 from kv_transfer.transport.base import Gate, Peer, Transport
-
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class ShmDescription(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -102,9 +101,7 @@ class ShmPeer(Peer):
 
 
 def _host() -> str:
-    with open(_BOOT_ID) as file:
-        boot_id = file.read().strip()
-    return f"{boot_id}/{os.stat('/proc/self/ns/pid').st_ino}"
+    return f"{boot_id()}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def _map(theirs: ShmDescription) -> mmap.mmap:
