@@ -81,13 +81,26 @@ class Cluster:
         argv = [
             *("serve", self.model, "--role", role, "--port", str(port)),
             *("--registry", f"127.0.0.1:{self.registry_port}", "--cpu-cores", core),
-            *("--kv-connector", self.connector, "--kv-storage-dir", str(self.directory / "kv")),
+            *self._connector(),
             *self.arguments,
             *arguments,
         ]
         child = self._start(name, role, port, argv)
         self.instances.append(child)
         return child
+
+    def _connector(self) -> list[str]:
+        storage = str(self.directory / "kv")
+        if self.connector != "multi":
+            return ["--kv-connector", self.connector, "--kv-storage-dir", storage]
+        stored = {"shared_storage_path": storage, "shared_storage_max_bytes": "64MiB"}
+        children = [
+            {"kv_connector": "shm"},
+            {"kv_connector": "shared_storage", "kv_connector_extra_config": stored},
+        ]
+        extra = {"connectors": children}
+        config = {"kv_connector": "multi", "kv_connector_extra_config": extra}
+        return ["--kv-transfer-config", json.dumps(config)]
 
     def _start(self, name: str, role: str, port: int, arguments: list[str]) -> Child:
         argv = [sys.executable, "-m", "scripts.cli", *arguments]
