@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 
 import pytest
@@ -35,6 +36,6 @@ def test_a_thread_passes_on_what_it_has_and_may_have_another():
 
 
 def test_where_it_cannot_be_had_nothing_happens(monkeypatch):
-    monkeypatch.setattr(thread_slice.platform, "machine", lambda: "another")
+    monkeypatch.setattr(platform, "machine", lambda: "another")
     assert thread_slice.ask_for_short_slices() is False
     assert thread_slice.slice_s() is None
