@@ -21,7 +21,7 @@ TTFT = "ttft"
 
 # Of a request whose KV was handed over. Within "handover": exposed, queue, step and links.
 TRANSFER = "transfer"  # copying, most of it while prefill still computed
-EXPOSED = "transfer_exposed"  # prefill done → KV confirmed on the decode instance
+EXPOSED = "transfer_exposed"  # prefill done → KV on the decode instance
 DECODE_QUEUE = "decode_queue"  # KV confirmed → first step begun
 FIRST_STEP = "first_step"  # that step
 HANDOVER = "handover"  # first token → second token, where the client is

@@ -35,7 +35,6 @@ class ProducerLink:
         """`connect` opens the producer's memory, in a thread."""
         self.claims: dict[str, HeldOffer] = {}
         self.is_lost = False
-        self.num_reopened = 0  # claims, on another connection
         self._endpoint = endpoint
         self._key = key
         self._num_bad = 0  # messages, on connections that broke
@@ -80,7 +79,6 @@ class ProducerLink:
         self._broken.add(closing)
         closing.add_done_callback(self._broken.discard)
         for held in list(self.claims.values()):
-            self.num_reopened += 1
             held.reopen()
 
     @property

@@ -12,7 +12,7 @@ class TransferReport:
     num_blocks: int
     num_bytes: int
     copy_s: float  # while at least one block was being copied
-    exposed_s: float  # the producer had computed all → everything confirmed here
+    exposed_s: float  # the producer had computed all → everything here
 
     def timings(self) -> dict[str, float]:
         """As `TokenEvent.timings`."""
