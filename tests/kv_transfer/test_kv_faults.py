@@ -19,6 +19,7 @@ from common.errors import (
 )
 from kv_transfer import claim, consumer
 from kv_transfer.consumer import KVConsumer
+from kv_transfer.transport import nixl
 from kv_transfer.transport.memory import MemoryTransport
 from tests.kv_transfer.ends import NEEDS_NIXL, Pool, ends, identity, until
 from tests.kv_transfer.faults import FlippingTransport, Relay, Stall
@@ -509,5 +510,23 @@ def test_checksums_let_sound_blocks_pass(connector):
             both.extend("r", 2, [7], first_token=4)
             assert await fetch == 4
             both.assert_copied([6, 7], [1, 0])
+
+    asyncio.run(body())
+
+
+@NEEDS_NIXL
+@pytest.mark.parametrize(
+    ("checksum", "is_far", "compares"),
+    [(None, False, False), (None, True, True), (True, False, True)],
+)
+def test_nixl_compares_what_comes_from_another_machine(checksum, is_far, compares, monkeypatch):
+    async def body():
+        async with ends("nixl", checksum=checksum) as both:
+            if is_far:  # the producer has described itself
+                monkeypatch.setattr(nixl, "boot_id", lambda: "another machine")
+            assert await both.fetch(both.offer("r", [3]), [0], timeout_s=30.0) == 7
+            both.assert_copied([3], [0])
+            (link,) = both.consumer._links.values()
+            assert link._reader.result()._peer.compares is compares
 
     asyncio.run(body())
