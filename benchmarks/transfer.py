@@ -244,6 +244,7 @@ class TimedPeer(Peer):
         self._inner = inner
         self._seconds = seconds
         self.writes_through_gate = inner.writes_through_gate
+        self.compares, self.only_copies = inner.compares, inner.only_copies
 
     def read(
         self, remote: Sequence[int], local: Sequence[int], hashes: Sequence[str], gate: Gate
