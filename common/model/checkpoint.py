@@ -6,9 +6,12 @@ memory near the packed weights plus one tensor: the files are mapped, never read
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
+import mmap
 import struct
+import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -81,10 +84,12 @@ class Checkpoint:
             raise ConfigError(f"tensor {name} has shape {shape}, config.json asks for {expected}")
         if view.get_dtype() not in FLOAT_DTYPES:
             raise ConfigError(f"tensor {name} has dtype {view.get_dtype()}, which is not supported")
+        mapped: Tensor = self._files[name].get_tensor(name)
         if part is None:
-            target.copy_(self._files[name].get_tensor(name))
+            target.copy_(mapped)
         else:
-            target.copy_(view[(slice(None),) * part.axis + (slice(part.start, part.stop),)])
+            target.copy_(mapped.narrow(part.axis, part.start, part.stop - part.start))
+        _let_go(mapped)
         self._taken.add(name)
 
     def finish(self, ignorable: Iterable[str]) -> None:
@@ -105,6 +110,17 @@ class Checkpoint:
         if expected is not None and not expected <= names:
             raise ConfigError(f"{file_name} has no tensor {min(expected - names)}, {INDEX} says so")
         self._files.update(dict.fromkeys(names, file))
+
+
+def _let_go(mapped: Tensor) -> None:
+    """Its pages are in the page cache, or can be read again: they need not count as ours."""
+    if sys.platform != "linux" or not mapped.numel():
+        return
+    first = -(-mapped.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (mapped.data_ptr() + mapped.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > first:
+        madvise = ctypes.CDLL(None).madvise
+        madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
 def weight_files(path: Path) -> dict[str, set[str] | None]:

@@ -147,3 +147,23 @@ def test_dummy_weights_depend_on_seed_and_name_only():
         [-0.049250487238168716, -0.020860392600297928, 0.018437305465340614, 0.029594136402010918]
     )
     assert torch.equal(filled("model.embed_tokens.weight", 1, 4)[0], expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is counted on Linux")
+def test_pages_of_the_file_do_not_stay_in_memory(tmp_path: Path):
+    """Of a checkpoint no more than the tensor at hand counts as this process's memory."""
+
+    def mapped_mib() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) // 1024
+
+    tensors = {f"t{i}": torch.full((8 << 20,), float(i)) for i in range(6)}  # 32 MiB each
+    save_file(tensors, tmp_path / "model.safetensors")
+    del tensors
+    target = torch.empty(8 << 20)
+    before = mapped_mib()
+    with Checkpoint(tmp_path) as weights:
+        for i in range(6):
+            weights.copy_into(target, f"t{i}")
+            assert torch.equal(target, torch.full_like(target, i))
+            assert mapped_mib() - before < 40
