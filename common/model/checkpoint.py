@@ -73,10 +73,10 @@ class Checkpoint:
 
     def copy_into(self, target: Tensor, name: str, part: Part | None = None) -> None:
         """Of a part, only its bytes are read."""
-        if name not in self._files and name.startswith(_BODY):
-            name = name.removeprefix(_BODY)  # of a model that was stored without any head
-        if name not in self._files:
+        bare = name.removeprefix(_BODY)  # of a model that was stored without any head
+        if name not in self._files and bare not in self._files:
             raise ConfigError(f"the checkpoint has no tensor {name}")
+        name = name if name in self._files else bare
         view = self._files[name].get_slice(name)
         shape = tuple(view.get_shape())
         expected = tuple(target.shape) if part is None else part.shape
