@@ -11,37 +11,32 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from common import waterfall
-from common.engine.batch import BatchBuilder
 from common.engine.block_pool import BlockPool
 from common.engine.constraint_compiler import ConstraintCompiler
 from common.engine.constraint_gate import ConstraintGate
-from common.engine.flight import Flight, is_foreseeable
+from common.engine.flight import Flight
 from common.engine.interface import EngineLoad, EngineSettings, FilledBlocks, StepResult
 from common.engine.kv_cache import KVCache
 from common.engine.limits import check_request
+from common.engine.news import token_event, vector_event
 from common.engine.pooler import Pooler
 from common.engine.prefix import PrefixHasher
 from common.engine.prefix_log import PrefixLog
-from common.engine.prompt_logprobs import take_prompt_logprobs
 from common.engine.publish import Publisher
-from common.engine.sampler import DeviceSamples, Sampler, Samples
+from common.engine.runner import Model, Runner
+from common.engine.sampler import Samples
 from common.engine.scheduler import Plan, Scheduler
 from common.engine.sequence import Sequence, Stage
 from common.errors import BadRequest, ModelNotFound, Overloaded, XpydError
-from common.model.inputs import ForwardInputs
 from common.model.lora.adapter import Adapter
-from common.model.spec import ModelSpec
 from common.request import (
     Constraint,
     EngineRequest,
-    FinishReason,
     TokenEvent,
     TokenLogprob,
     check_kind,
@@ -50,17 +45,6 @@ from common.request import (
 MAX_HELD_S = 20.0  # for a constraint to be compiled, others before it included
 
 __all__ = ["Engine", "EngineLoad", "EngineSettings", "FilledBlocks", "Model", "StepResult"]
-
-
-class Model(Protocol):
-    """What the engine needs of a model (common/model/loader.py has the real ones)."""
-
-    @property
-    def spec(self) -> ModelSpec: ...
-
-    def forward(self, inputs: ForwardInputs, cache: Tensor) -> Tensor:
-        """Store K and V in `cache`; return float32 logits [rows, vocab], the engine's to edit."""
-        ...
 
 
 class Engine:
@@ -87,8 +71,8 @@ class Engine:
         pooler:       of a model that pools, which can do nothing else; None: it generates
         """
         self.settings = settings
-        self._model = model
-        self._cache = cache
+        self.cache = cache
+        self._vocab_size = model.spec.vocab_size
         self._clock = clock
         self._eos_token_ids = frozenset(eos_token_ids)
         self._block_size = cache.block_size
@@ -102,14 +86,11 @@ class Engine:
             is_caching=settings.enable_prefix_caching,
         )
         self._scheduler = Scheduler(self._pool, self._hasher, cache.block_size, settings)
-        self._sampler = Sampler(self._eos_token_ids, cache.device)
-        max_blocks = -(-settings.max_model_len // cache.block_size)
-        self._batch = BatchBuilder(
-            settings.max_num_seqs, max_blocks, cache.block_size, cache.device
+        self._runner = Runner(
+            model, cache, settings, self._eos_token_ids, is_overlapped=is_overlapped
         )
         self._adapters = adapters
         self._pooler = pooler
-        self._is_overlapped = is_overlapped
         self._flight: Flight | None = None  # launched ahead, by the step before
         self._sequences: dict[str, Sequence] = {}
         self._num_added = 0
@@ -212,58 +193,24 @@ class Engine:
         if self._scheduler.held:
             self._release_held()
         with torch.inference_mode():
-            if self._pooler is not None:
-                return self._pool_vectors(self._pooler)
             flight, self._flight = self._flight, None
             if flight is None:
-                flight = self._launch(self._scheduler.schedule())
-            if flight is None:
-                return self._news(num_tokens=0)
-            if self._is_overlapped:
-                self._flight = self._launch_ahead(flight)
+                plan = self._scheduler.schedule()
+                if not plan.chunks:
+                    return self._news(num_tokens=0)
+                self._note_start(plan)
+                if self._pooler is not None:
+                    num_tokens, vectors = self._runner.pool(plan, self._pooler)
+                    self._take_vectors(plan, vectors)
+                    return self._news(num_tokens=num_tokens)
+                flight = self._runner.launch(plan)
+            if flight.is_on_device:
+                ahead = self._scheduler.ahead(flight.sampled)
+                self._flight = None if ahead is None else self._runner.launch_behind(flight, ahead)
             samples = flight.samples()
         self._post_process(flight, samples)
         self._pool.free(flight.held)
         return self._news(num_tokens=flight.num_tokens)
-
-    def _pool_vectors(self, pooler: Pooler) -> StepResult:
-        plan = self._scheduler.schedule()
-        if not plan.chunks:
-            return self._news(num_tokens=0)
-        self._note_start(plan)
-        inputs = self._batch.build(plan)
-        hidden = self._model.forward(inputs, self._cache.tensor)
-        self._take_vectors(plan, pooler.take(plan, hidden))
-        return self._news(num_tokens=len(inputs.token_ids))
-
-    def _launch(self, plan: Plan) -> Flight | None:
-        if not plan.chunks:
-            return None
-        self._note_start(plan)
-        inputs = self._batch.build(plan)
-        logits = self._model.forward(inputs, self._cache.tensor)
-        logits = take_prompt_logprobs(plan, logits)
-        sampled = [s for s, count in plan.chunks if count == s.num_tokens - s.num_computed]
-        num_tokens = len(inputs.token_ids)
-        if self._is_overlapped and sampled and all(is_foreseeable(s) for s in sampled):
-            chosen = self._sampler.choose(logits, sampled, num_ahead=0)
-            return Flight(plan, sampled, num_tokens, chosen)
-        return Flight(plan, sampled, num_tokens, self._sampler.sample(logits, sampled))
-
-    def _launch_ahead(self, flight: Flight) -> Flight | None:
-        """The step after `flight`, whose tokens nobody has seen; None: it has to wait for them."""
-        if not isinstance(flight.chosen, DeviceSamples):
-            return None
-        plan = self._scheduler.ahead(flight.sampled)
-        if plan is None:
-            return None
-        sampled = [chunk.sequence for chunk in plan.chunks]
-        inputs = self._batch.build(plan, flight.tokens_of(sampled))
-        logits = self._model.forward(inputs, self._cache.tensor)
-        chosen = self._sampler.choose(logits, sampled, num_ahead=1)
-        block_size = self._block_size
-        targets = {s.request_id: s.block_ids[s.num_tokens // block_size] for s in sampled}
-        return Flight(plan, sampled, len(sampled), chosen, targets)
 
     def _drop_flight(self) -> None:
         """Forget what was launched ahead, once it cannot write any more."""
@@ -328,49 +275,13 @@ class Engine:
             sequence.num_computed += num_tokens
             self._publish(sequence, is_last=is_last)
             if is_last:
-                event = TokenEvent(
-                    sequence.request_id,
-                    0,
-                    (),
-                    finish_reason=FinishReason.STOP,
-                    num_cached_tokens=sequence.num_cached_tokens,
-                    timings=self._timings(sequence),
-                    vector=next(found),
-                )
-                self._events.append(event)
+                self._events.append(vector_event(sequence, next(found), self._clock()))
                 self._leave(sequence)
 
     def _event(
         self, sequence: Sequence, tokens: tuple[int, ...], logprobs: tuple[TokenLogprob, ...] = ()
     ) -> TokenEvent:
-        """The news of one sequence whose `tokens` have just been appended."""
-        reason = sequence.finish_reason()
-        index = sequence.num_outputs - len(tokens)
-        is_first = index == len(sequence.request.output_token_ids)
-        return TokenEvent(
-            sequence.request_id,
-            index,
-            tokens,
-            logprobs,
-            tuple(sequence.prompt_logprobs) if is_first and sequence.wants_prompt_logprobs else (),
-            reason,
-            sequence.stop_token_id(self._eos_token_ids) if reason is FinishReason.STOP else None,
-            sequence.num_cached_tokens,
-            self._timings(sequence) if is_first else {},
-        )
-
-    def _timings(self, sequence: Sequence) -> dict[str, float]:
-        if sequence.started_at is None:
-            return {}
-        queue, step = (
-            (waterfall.DECODE_QUEUE, waterfall.FIRST_STEP)
-            if sequence.is_adopted
-            else (waterfall.PREFILL_QUEUE, waterfall.PREFILL)
-        )
-        return {
-            queue: sequence.started_at - sequence.added_at,
-            step: self._clock() - sequence.started_at,
-        }
+        return token_event(sequence, tokens, logprobs, self._eos_token_ids, self._clock())
 
     # --- blocks ----------------------------------------------------------------------------------
 
@@ -461,7 +372,7 @@ class Engine:
         if request.request_id in self._sequences:
             raise BadRequest(f"request {request.request_id} is running already", param="request_id")
         check_kind(request.is_pooled, pools=self._pooler is not None)
-        check_request(request, self.settings, self._model.spec.vocab_size)
+        check_request(request, self.settings, self._vocab_size)
         longest = len(request.prompt_token_ids) + request.sampling.max_tokens
         if self._num_blocks(longest) > self._pool.num_blocks:
             raise BadRequest(f"{longest} tokens do not fit into this instance's KV cache")
@@ -493,7 +404,7 @@ class Engine:
         return True
 
     def _enter(self, sequence: Sequence) -> None:
-        self._sampler.prepare(sequence)
+        self._runner.prepare(sequence)
         if self._pooler is not None:
             self._pooler.prepare(sequence)
         self._sequences[sequence.request_id] = sequence
@@ -522,7 +433,7 @@ class Engine:
         if self._flight is not None:
             self._flight.keep_target(sequence, self._pool)
         self._scheduler.remove(sequence)
-        self._batch.release(sequence)
+        self._runner.release(sequence)
         if self._pooler is not None:
             self._pooler.forget(sequence)
         self._sequences.pop(sequence.request_id, None)

@@ -47,6 +47,11 @@ class Flight:
             pool.hold([block], "in flight")
             self.held.append(block)
 
+    @property
+    def is_on_device(self) -> bool:
+        """Can another step be launched behind it?"""
+        return isinstance(self.chosen, DeviceSamples)
+
     def samples(self) -> Samples:
         """Waits for the device."""
         return self.chosen if isinstance(self.chosen, Samples) else self.chosen.read()

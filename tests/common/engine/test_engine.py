@@ -386,12 +386,12 @@ def test_held_blocks_survive_pressure_and_keep_their_epoch():
     engine = make_engine(num_blocks=16)
     (*_, last), _ = offered(engine, make_request("r", prompt_of(10), 5))
     held = [b for b in range(16) if engine._pool.state(b).name == "HELD"]
-    before = engine._cache.tensor[held].clone()
+    before = engine.cache.tensor[held].clone()
     epochs = engine.epochs(held)
     for i in range(6):
         engine.add(make_request(f"s{i}", prompt_of(30, seed=i), 10))
     run(engine)
-    assert torch.equal(engine._cache.tensor[held], before)
+    assert torch.equal(engine.cache.tensor[held], before)
     assert engine.epochs(held) == epochs
     engine.free(held)
     engine.add(make_request("big", prompt_of(50, seed=99), 14))
@@ -408,7 +408,7 @@ def hand_over(source, target, request):
     matched = target.match_prefix(tokens, request.cache_salt)
     reserved = target.reserve(len(theirs) - len(matched))
     assert reserved is not None
-    target._cache.tensor[reserved] = source._cache.tensor[theirs[len(matched) :]]
+    target.cache.tensor[reserved] = source.cache.tensor[theirs[len(matched) :]]
     resumed = msgspec.structs.replace(
         request, output_token_ids=(*request.output_token_ids, *event.token_ids)
     )
@@ -445,7 +445,7 @@ def test_adopting_a_prompt_alone_samples_the_first_token_too(length):
         matched = target.match_prefix(tuple(prompt[:-1]))
         assert len(matched) == ((length - 1) // BLOCK if turn else 0)
         reserved = must(target.reserve(len(theirs) - len(matched)))
-        target._cache.tensor[reserved] = source._cache.tensor[theirs[len(matched) :]]
+        target.cache.tensor[reserved] = source.cache.tensor[theirs[len(matched) :]]
         target.adopt(request, matched + reserved)
         source.free(theirs)
         assert tokens_of(run(target)[name]) == greedy_answer(prompt, 8)

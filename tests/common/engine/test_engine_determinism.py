@@ -78,7 +78,7 @@ def test_handed_over_at_each_token(options):
             first += [token for event in result.events for token in event.token_ids]
         assert first == [expected[emitted]]
         mine = must(target.reserve(len(blocks)))
-        target._cache.tensor[mine] = source._cache.tensor[blocks]
+        target.cache.tensor[mine] = source.cache.tensor[blocks]
         source.free(blocks)
         target.adopt(
             msgspec.structs.replace(part, output_token_ids=(*part.output_token_ids, *first)), mine

@@ -98,7 +98,7 @@ def test_a_seeded_stream_is_the_same_wherever_it_runs(checkpoint, dtype):
         blocks += [block for filled in result.filled for block in filled.block_ids]
         events += result.events
     mine = must(target.reserve(len(blocks)))
-    target._cache.tensor[mine] = source._cache.tensor[blocks]
+    target.cache.tensor[mine] = source.cache.tensor[blocks]
     target.add(make_request("other", prompts[90], 20))
     target.adopt(msgspec.structs.replace(request, output_token_ids=events[0].token_ids), mine)
     assert tokens_of([*events, *run(target)["me"]]) == expected
