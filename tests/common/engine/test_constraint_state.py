@@ -104,7 +104,7 @@ def test_the_prefill_side_samples_under_the_mask_and_the_decode_side_goes_on(com
     assert offered.events[0].token_ids == tuple(whole[:1])
     blocks = must(decode.reserve(len(offered.filled[0].block_ids)))
     source = list(offered.filled[0].block_ids)
-    decode.cache.tensor[blocks] = prefill._cache.tensor[source]
+    decode.cache.tensor[blocks] = prefill.cache.tensor[source]
     decode.adopt(ask("a", NUMBERS, seed=3, outputs=tuple(whole[:1])), blocks)
     prefill.free(source)
     tokens = [token for event in events_of(decode) for token in event.token_ids]
