@@ -142,7 +142,7 @@ class ServeConfig(FrontEndConfig):
     block_size: int = option(32, "tokens per KV block", metavar="N")
     kv_cache_memory: int | None = option(
         None,
-        "bytes for the KV cache (512MiB, 4GiB, …); default: chosen from free memory",
+        "bytes for the KV cache (512MiB, 4GiB, …), on each GPU; default: chosen from free memory",
         size=True,
     )
     kv_cache_dtype: Literal["auto", "fp8"] = option(
@@ -163,7 +163,9 @@ class ServeConfig(FrontEndConfig):
         "on a GPU: the same bits for a token whoever shares its batch, as on a CPU always; slower",
     )
     cpu_cores: str = option("", "cores to pin this instance to, e.g. 0-3,8", metavar="LIST")
-    tensor_parallel_size: int = option(1, "GPUs per instance (only 1 so far)", metavar="N")
+    tensor_parallel_size: int = option(
+        1, "GPUs, or shares of the cores, that hold the model together", metavar="N"
+    )
     enable_prefix_caching: bool = option(True, "keep finished blocks for prompts that share them")
     enable_lora: bool = option(False, "serve LoRA adapters as models of their own")
     lora_modules: tuple[str, ...] = option(
@@ -206,13 +208,12 @@ class ServeConfig(FrontEndConfig):
         check_positive(
             self,
             "max_model_len max_num_seqs max_num_batched_tokens max_num_waiting block_size "
-            "kv_cache_memory kv_lease_s max_loras max_lora_rank",
+            "kv_cache_memory kv_lease_s max_loras max_lora_rank tensor_parallel_size",
         )
         self._check_lora()
         self._check_runner()
         check_port("--port", self.port)
-        if self.tensor_parallel_size != 1:
-            raise ConfigError("--tensor-parallel-size: only 1 is supported so far")
+        self._check_ranks()
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise ConfigError("--gpu-memory-utilization must be above 0 and at most 1")
         for address in self.registry:
@@ -242,6 +243,18 @@ class ServeConfig(FrontEndConfig):
                 raise ConfigError(f"{name} does not go with {name_of_it} yet")
         if self.tensor_parallel_size > 1:
             raise ConfigError(f"--tensor-parallel-size does not go with {name_of_it} yet")
+
+    def _check_ranks(self) -> None:
+        if self.tensor_parallel_size == 1:
+            return
+        if self.quantization is not None:
+            raise ConfigError(
+                "--quantization needs --tensor-parallel-size 1: ranks would round other numbers"
+            )
+        if self.enable_lora:
+            raise ConfigError(
+                "--enable-lora needs --tensor-parallel-size 1: adapters are not split"
+            )
 
     def _check_lora(self) -> None:
         num_adapters = len(parse_lora_modules(self.lora_modules))
@@ -349,6 +362,12 @@ class UpConfig:
     allowed_origins: tuple[str, ...] = option(
         (), "origins whose web pages may call the proxy (CORS); * for all", metavar="ORIGIN"
     )
+    prefill_tensor_parallel_size: int = option(
+        1, "GPUs per prefill instance: so many of the list each", metavar="N"
+    )
+    decode_tensor_parallel_size: int = option(
+        1, "GPUs per decode instance: so many of the list each", metavar="N"
+    )
     prefill_ports: str = option("", "ports, comma separated", env="PREFILL_PORTS", metavar="LIST")
     decode_ports: str = option("", "ports, comma separated", env="DECODE_PORTS", metavar="LIST")
     prefill_gpus: str = option("", "GPU ids, comma separated", env="PREFILL_GPUS", metavar="LIST")
@@ -372,5 +391,6 @@ class UpConfig:
             raise ConfigError(
                 "--prefill and --decode must not be negative, and one must be above 0"
             )
+        check_positive(self, "prefill_tensor_parallel_size decode_tensor_parallel_size")
         if self.timeout_seconds <= 0:
             raise ConfigError("--timeout-seconds must be above 0")

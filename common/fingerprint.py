@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-CONVERTIBLE = frozenset({"block_size"})  # the consumer splits and merges what it reads
+# block_size: the consumer splits and merges what it reads. tensor_parallel: how many ranks wrote a
+# block changes the rounding of what is in it, not where it is.
+CONVERTIBLE = frozenset({"block_size", "tensor_parallel"})
 
 
 def differing_fields(ours: str, theirs: str) -> list[tuple[str, str, str]]:

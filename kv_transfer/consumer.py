@@ -186,7 +186,9 @@ class KVConsumer:
     def _connect(self, handle: KVHandle, opened: m.Opened) -> Reader:
         """In a thread. Raises TransferError kinds."""
         size = block_size_of(handle.kv_fingerprint)
-        if size == self._block_size:
+        finds_by_name = self._transport.uses_hashes  # which include the producer's fingerprint
+        is_same = handle.kv_fingerprint == self._info.kv_fingerprint
+        if size == self._block_size and (is_same or not finds_by_name):
             peer = self._transport.connect(opened.region, opened.num_blocks)
             return DirectReader(peer, self._region)
         make = self._staging

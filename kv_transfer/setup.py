@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.config import ServeConfig
 from common.engine.kv_cache import KVCache
 from common.errors import ConfigError
+from common.instance.part import choose_device
 from kv_transfer.config import KVTransferConfig
 from kv_transfer.connector import make_transport
 from kv_transfer.identity import KVIdentity
@@ -16,6 +17,11 @@ from kv_transfer.transport.shared_storage import SharedStorageTransport
 
 def transfer_config(config: ServeConfig) -> KVTransferConfig:
     """`--kv-transfer-config` (vLLM's JSON) or the plain flags, not both. Raises ConfigError."""
+    if config.tensor_parallel_size > 1 and choose_device(config.device).type == "cuda":
+        raise ConfigError(
+            f"--tensor-parallel-size {config.tensor_parallel_size}: KV that is spread over GPUs is "
+            "not handed over yet, by no connector; use --role both, or --device cpu"
+        )
     if config.kv_transfer_config:
         if config.kv_connector:
             raise ConfigError("give either --kv-connector or --kv-transfer-config")

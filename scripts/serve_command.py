@@ -9,4 +9,8 @@ from prefill.server import plan_prefill
 
 
 def run(config: ServeConfig) -> int:
-    return run_instance(config, {"prefill": plan_prefill, "decode": plan_decode, "both": plan_both})
+    return run_instance(
+        config,
+        {"prefill": plan_prefill, "decode": plan_decode, "both": plan_both},
+        rank_program="scripts.rank_process",
+    )

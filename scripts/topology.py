@@ -100,6 +100,7 @@ def plan_topology(
             *("--kv-connector", config.connector),
             *(("--kv-storage-dir", storage) if storage else ()),
             *_api_key_file(config),
+            *_ranks(config, role),
             *place.arguments,
             *(("--advertise-host", links.hosts[f"{role}-{index}"]) if links else ()),
             *instance_arguments,
@@ -195,19 +196,42 @@ def _places(
         free = iter(range(10**6))
         chosen = []
         for number, role in enumerate(roles):
-            index = number if role == "prefill" else number - config.prefill
-            if listed[role]:
-                gpu = listed[role][index % len(listed[role])]
+            size, named = _num_ranks(config, role), listed[role]
+            first = size * (number if role == "prefill" else number - config.prefill)
+            if named:
+                taken = [named[(first + rank) % len(named)] for rank in range(size)]
             else:
-                gpu = next(free) % max(gpus, 1)
-            chosen.append(_Place((), {"CUDA_VISIBLE_DEVICES": str(gpu)}))
+                taken = [next(free) % max(gpus, 1) for _ in range(size)]
+            _check_distinct(role, taken)
+            chosen.append(_Place((), {"CUDA_VISIBLE_DEVICES": ",".join(map(str, taken))}))
         return chosen
-    if any(argument.startswith("--cpu-cores") for argument in instance_arguments):
+    shares = share_cores(cores, len(roles))
+    is_too_little = any(
+        len(share) < size
+        for share, role in zip(shares, roles, strict=True)
+        if (size := _num_ranks(config, role)) > 1
+    )
+    if is_too_little or any(given.startswith("--cpu-cores") for given in instance_arguments):
         return [_Place((), {})] * len(roles)
-    return [
-        _Place(("--cpu-cores", ",".join(map(str, share))), {})
-        for share in share_cores(cores, len(roles))
-    ]
+    return [_Place(("--cpu-cores", ",".join(map(str, share))), {}) for share in shares]
+
+
+def _num_ranks(config: UpConfig, role: str) -> int:
+    size: int = getattr(config, f"{role}_tensor_parallel_size")
+    return size
+
+
+def _ranks(config: UpConfig, role: str) -> list[str]:
+    size = _num_ranks(config, role)
+    return ["--tensor-parallel-size", str(size)] if size > 1 else []
+
+
+def _check_distinct(role: str, gpus: list[int]) -> None:
+    if len(set(gpus)) < len(gpus):
+        raise ConfigError(
+            f"--{role}-tensor-parallel-size {len(gpus)}: an instance needs as many GPUs, there "
+            f"are {len(set(gpus))} (--{role}-gpus)"
+        )
 
 
 def _links(

@@ -64,8 +64,17 @@ class KVLayout:
 class KVCache:
     """`tensor`: [num_blocks, layers, 2, kv_heads, block_size, head_dim], zeros at first."""
 
-    def __init__(self, layout: KVLayout, num_blocks: int, device: torch.device) -> None:
-        """Raises ConfigError if the memory cannot be had."""
+    def __init__(
+        self,
+        layout: KVLayout,
+        num_blocks: int,
+        device: torch.device,
+        shared_fd: int | None = None,
+    ) -> None:
+        """Raises ConfigError if the memory cannot be had.
+
+        shared_fd:  another process's cache (CPU), which is to be this one's too; it is closed
+        """
         self.layout = layout
         self.num_blocks = num_blocks
         self.device = device
@@ -73,7 +82,7 @@ class KVCache:
         shape = (num_blocks, *layout.block_shape)
         try:
             if device.type == "cpu" and sys.platform == "linux":
-                self.tensor = self._map_memfd(shape)
+                self.tensor = self._map_memfd(shape, shared_fd)
             else:
                 self.tensor = torch.zeros(shape, dtype=layout.torch_dtype, device=device)
         except (OSError, torch.OutOfMemoryError) as error:
@@ -105,11 +114,17 @@ class KVCache:
             os.close(self.fd)
             self.fd = None
 
-    def _map_memfd(self, shape: tuple[int, ...]) -> Tensor:
+    def _map_memfd(self, shape: tuple[int, ...], shared_fd: int | None) -> Tensor:
         # A peer maps it only once it is sealed against shrinking (kv_transfer/transport/shm.py).
-        self.fd = os.memfd_create("xpyd-kv-cache", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        is_new = shared_fd is None
+        self.fd = (
+            os.memfd_create("xpyd-kv-cache", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            if shared_fd is None
+            else shared_fd
+        )
         try:
-            os.ftruncate(self.fd, self.num_bytes)
+            if is_new:
+                os.ftruncate(self.fd, self.num_bytes)
             memory = mmap.mmap(self.fd, self.num_bytes)
         except OSError:
             self.close()
@@ -118,12 +133,17 @@ class KVCache:
 
 
 def kv_fingerprint(
-    model_fingerprint: str, layout: KVLayout, kernels: str, quantization: str | None = None
+    model_fingerprint: str,
+    layout: KVLayout,
+    kernels: str,
+    quantization: str | None = None,
+    num_ranks: int = 1,
 ) -> str:
     """Equal for two instances exactly if one can use the other's blocks as they are.
 
     `name=value` pairs, so that a mismatch can say which. kernels: which face of them computed the
     keys and values; two faces round differently. quantization: of the weights that computed them.
+    layout: of the whole model, however many ranks have a part of each block.
     """
     facts = {
         "layout": LAYOUT_VERSION,
@@ -136,6 +156,8 @@ def kv_fingerprint(
         "kernels": kernels,
         "quantization": quantization or "none",
     }
+    if num_ranks > 1:
+        facts["tensor_parallel"] = num_ranks
     return ",".join(f"{name}={value}" for name, value in facts.items())
 
 

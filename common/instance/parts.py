@@ -15,33 +15,39 @@ from common.engine.constraint_compiler import ConstraintCompiler
 from common.engine.driver import EngineDriver
 from common.engine.engine import Engine
 from common.engine.interface import EngineSettings
-from common.engine.kv_cache import (
-    KVCache,
-    KVLayout,
-    available_host_bytes,
-    default_num_blocks,
-    kv_fingerprint,
-)
+from common.engine.kv_cache import KVCache, default_num_blocks, kv_fingerprint
 from common.engine.pooler import Pooler
 from common.engine_client import ModelCard
 from common.errors import ConfigError
 from common.instance.adapters import AdapterLimits, ServedAdapters
+from common.instance.part import (
+    available_bytes,
+    choose_device,
+    engine_settings,
+    kv_layout,
+    load_part,
+    pin,
+)
 from common.instance.transfers import Transfers
 from common.lora_modules import parse_lora_modules
 from common.model.cuda_graphs import GraphedModel
 from common.model.llama import Llama
-from common.model.loader import CausalLM, load_model, model_fingerprint, resolve_model
+from common.model.loader import CausalLM, model_fingerprint, resolve_model
 from common.model.lora.adapter import Adapter, max_adapter_bytes
 from common.model.lora.load import load_adapter
+from common.model.shards import Shard, check_shards
 from common.model.spec import ModelSpec, Pooling
-from common.model.step_memory import peak_step_bytes
+from common.model.spec_reader import read_spec
 from common.options import parse_cores
+from common.parallel.channel import LineClosed
+from common.parallel.cores import rank_cores
+from common.parallel.group import check_backend
+from common.parallel.led_model import LedModel
+from common.parallel.processes import RankProcesses
 from common.request import PooledOutput
 from common.text import tokenizer_json
 from kernels import native_library
 from kernels.gpu.choice import has_fp8, has_triton, is_batch_invariant, set_batch_invariant
-
-_GRAPHS = 2  # captured graphs keep what a step needs in memory of their own
 
 log = logging.getLogger(__name__)
 
@@ -54,78 +60,101 @@ class EngineParts:
     engine: Engine
     driver: EngineDriver
     kv_fingerprint: str
+    ranks: RankProcesses | None = None  # beside this process; it is rank 0
     transfers: Transfers = field(default_factory=Transfers)
     adapters: ServedAdapters | None = None  # None: without --enable-lora
 
 
-def pin_to_cores(config: ServeConfig) -> None:
-    """Pin this process, and size the thread pools, before any of their threads is started."""
-    cores = parse_cores(config.cpu_cores)
-    if cores:
-        try:
-            os.sched_setaffinity(0, cores)
-        except OSError as error:
-            raise ConfigError(f"--cpu-cores {config.cpu_cores}: {error.strerror}") from None
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+@dataclass(frozen=True, slots=True)
+class RankPlan:
+    """How the other ranks of an instance are to be started."""
+
+    program: str  # module that runs `common.instance.rank.run_rank`
+    cores: list[list[int]]  # of each rank, this process first
 
 
-def choose_device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch sees no CUDA device here")
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wanted)
+def pin_to_cores(config: ServeConfig) -> list[list[int]]:
+    """Pin this process, and size the thread pools, before any of their threads is started.
+
+    The cores of each rank; this process is rank 0. Raises ConfigError.
+    """
+    named = parse_cores(config.cpu_cores)
+    num_ranks = config.tensor_parallel_size
+    available = sorted(named or os.sched_getaffinity(0))
+    cores = rank_cores(available, num_ranks, are_named=bool(named))
+    try:
+        pin(cores[0])
+    except OSError as error:
+        raise ConfigError(f"--cpu-cores {config.cpu_cores}: {error.strerror}") from None
+    return cores
 
 
-def build_engine(config: ServeConfig) -> EngineParts:
-    """Load the model and make everything around it. Raises ConfigError with one clear line."""
-    began = time.monotonic()
+def build_engine(config: ServeConfig, ranks: RankPlan | None = None) -> EngineParts:
+    """Load the model and make everything around it. Raises ConfigError with one clear line.
+
+    ranks:  what `config.tensor_parallel_size` above 1 needs; call it then in the main thread
+    """
+    path = resolve_model(config.model)
+    if config.tensor_parallel_size == 1:
+        return _build(config, path, choose_device(config.device), None)
+    processes = _start_ranks(config, path, ranks)
+    try:
+        return _build(config, path, choose_device(config.device), processes)
+    except LineClosed:
+        processes.close()
+        raise ConfigError("a tensor-parallel rank ended while it loaded") from None
+    except BaseException:
+        processes.close()
+        raise
+
+
+def _start_ranks(config: ServeConfig, path: Path, plan: RankPlan | None) -> RankProcesses:
+    """What cannot be is refused before any process is started."""
+    assert plan is not None, "nobody has said how ranks are started"
+    spec = read_spec(path, config.max_model_len, config.wanted_runner)
+    check_shards(spec, config.tensor_parallel_size)
     device = choose_device(config.device)
+    check_backend(device, config.tensor_parallel_size)
+    return RankProcesses(config, path, device, plan.cores, plan.program)
+
+
+def _build(
+    config: ServeConfig, path: Path, device: torch.device, ranks: RankProcesses | None
+) -> EngineParts:
+    began = time.monotonic()
     if config.batch_invariant:
         if device.type == "cuda" and not has_triton():
             raise ConfigError("--batch-invariant on a GPU needs triton, which is not installed")
         set_batch_invariant(True)
-    path = resolve_model(config.model)
-    model = load_model(
-        path,
-        dtype=config.dtype,
-        load_format=config.load_format,
-        seed=config.seed,
-        device=device,
-        max_model_len=config.max_model_len,
-        runner=config.wanted_runner,
-        quantization=config.quantization,
-    )
-    spec = model.spec
-    settings = _settings(config, spec)
-    is_fp8 = config.kv_cache_dtype == "fp8"
-    if is_fp8:
+    if config.kv_cache_dtype == "fp8":
         _check_fp8_cache(device)
-    layout = KVLayout.of(spec, config.block_size, is_fp8=is_fp8)
+    model = load_part(config, path, device, None if ranks is None else ranks.group)
+    if ranks is not None:
+        ranks.wait_loaded()
+    spec = model.spec
+    settings = engine_settings(config, spec)
     name = config.served_model_name or Path(config.model.rstrip("/")).name
     pooled = None if spec.pooling is None else pooled_output(spec, spec.pooling, config)
     card = ModelCard(name, spec.max_model_len, int(time.time()), pooled=pooled)
     adapters = _adapters(config, card, spec, device) if config.enable_lora else None
-    num_blocks = default_num_blocks(
-        layout,
-        settings,
-        kv_cache_memory=config.kv_cache_memory,
-        available_bytes=max(
-            0,
-            _available_bytes(model, layout, settings, device, config)
-            - _room_for_adapters(config, spec, adapters),
-        ),
-        is_shared=device.type == "cpu",
-    )
-    cache = KVCache(layout, num_blocks, device)
+    taken = _room_for_adapters(config, spec, adapters)
+    cache = _make_cache(config, model, settings, device, ranks, taken)
     face = _kernel_face(device)
     identity = model_fingerprint(path, spec, spec.dtype, config.load_format, config.seed)
-    fingerprint = kv_fingerprint(identity, layout, f"{device.type} {face}", config.quantization)
+    fingerprint = kv_fingerprint(
+        identity,
+        kv_layout(config, spec),
+        f"{device.type} {face}",
+        config.quantization,
+        config.tensor_parallel_size,
+    )
     constraints = ConstraintCompiler(
         lambda: tokenizer_json(path), spec.vocab_size, spec.eos_token_ids
     )
     is_generating = spec.pooling is None
-    if device.type == "cuda" and has_triton() and isinstance(model, Llama) and is_generating:
+    if ranks is not None:
+        model = LedModel(model, ranks)
+    elif device.type == "cuda" and has_triton() and isinstance(model, Llama) and is_generating:
         model = _made_fast(model, cache, settings, config)
     # Other ranks are told the tokens by this one, which has to know them.
     is_in_turns = config.enforce_eager or config.tensor_parallel_size > 1
@@ -146,12 +175,14 @@ def build_engine(config: ServeConfig) -> EngineParts:
         device.type,
         face,
         config.quantization or spec.dtype,
-        num_blocks,
+        cache.num_blocks,
         config.block_size,
         time.monotonic() - began,
     )
     driver = EngineDriver(engine)
-    return EngineParts(path, card, cache, engine, driver, fingerprint, adapters=adapters)
+    return EngineParts(
+        path, card, cache, engine, driver, fingerprint, ranks=ranks, adapters=adapters
+    )
 
 
 def pooled_output(spec: ModelSpec, pooling: Pooling, config: ServeConfig) -> PooledOutput:
@@ -219,14 +250,35 @@ def _check_fp8_cache(device: torch.device) -> None:
         raise ConfigError("--kv-cache-dtype fp8 needs a GPU of compute capability 8.9 or newer")
 
 
-def _settings(config: ServeConfig, spec: ModelSpec) -> EngineSettings:
-    return EngineSettings(
-        max_model_len=spec.max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
-        max_num_waiting=config.max_num_waiting,
-        enable_prefix_caching=config.enable_prefix_caching,
+def _make_cache(
+    config: ServeConfig,
+    model: CausalLM,
+    settings: EngineSettings,
+    device: torch.device,
+    ranks: RankProcesses | None,
+    taken: int,
+) -> KVCache:
+    """As many blocks as fit on every rank. taken: bytes that others of this process may need.
+
+    In host memory the ranks share one pool, and each has its heads in it; of a GPU's, this rank's.
+    """
+    shard = Shard() if ranks is None or device.type == "cpu" else ranks.group.shard
+    layout = kv_layout(config, shard.local(model.spec))
+
+    def measured() -> int:
+        return max(0, available_bytes(config, model, layout, device) - taken)
+
+    num_blocks = default_num_blocks(
+        layout,
+        settings,
+        kv_cache_memory=config.kv_cache_memory,
+        available_bytes=measured() if ranks is None else ranks.measure(measured),
+        is_shared=device.type == "cpu",
     )
+    cache = KVCache(layout, num_blocks, device)
+    if ranks is not None:
+        ranks.make_caches(num_blocks, cache.fd)
+    return cache
 
 
 def _kernel_face(device: torch.device) -> str:
@@ -236,23 +288,3 @@ def _kernel_face(device: torch.device) -> str:
         return f"triton{mode}" if has_triton() else "torch"
     status = native_library.status()
     return f"native {status.reason}" if status.face == "native" else "torch"
-
-
-def _available_bytes(
-    model: CausalLM,
-    layout: KVLayout,
-    settings: EngineSettings,
-    device: torch.device,
-    config: ServeConfig,
-) -> int:
-    """What a KV cache may take. On a GPU: the share asked for, less what is in use already and
-    what the largest step needs."""
-    if device.type == "cpu":
-        return available_host_bytes()
-    num_tokens = min(settings.max_num_batched_tokens, settings.max_model_len)
-    step = peak_step_bytes(
-        model, layout.block_shape, layout.torch_dtype, num_tokens, settings.max_num_seqs
-    )
-    free, total = torch.cuda.mem_get_info(device)
-    in_use = total - free
-    return max(0, int(total * config.gpu_memory_utilization) - in_use - _GRAPHS * step)

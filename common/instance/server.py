@@ -37,7 +37,7 @@ from common.instance.kv_events import KVEventPublisher
 from common.instance.kv_events_config import kv_events_config
 from common.instance.link_settings import LinkSettings, link_settings
 from common.instance.outbox import Send
-from common.instance.parts import EngineParts, build_engine, pin_to_cores
+from common.instance.parts import EngineParts, RankPlan, build_engine, pin_to_cores
 from common.instance.prefix_report import PrefixReports
 from common.instance.registration import Registration
 from common.instance.request_link import RequestLinks
@@ -66,10 +66,11 @@ from common.wire import (
 log = logging.getLogger(__name__)
 
 
-def run_instance(config: ServeConfig, plans: Mapping[Role, PlanRole]) -> int:
+def run_instance(config: ServeConfig, plans: Mapping[Role, PlanRole], rank_program: str) -> int:
     """Blocks until a signal ends it; the exit status. Raises ConfigError before anything serves.
 
-    plans:  the roles that this program can play
+    plans:         the roles that this program can play
+    rank_program:  the module that the other ranks of a tensor-parallel instance run
     """
     links = link_settings(config)
     plans[config.role](config)  # a wrong connector is refused before anything is loaded
@@ -86,9 +87,9 @@ def run_instance(config: ServeConfig, plans: Mapping[Role, PlanRole]) -> int:
     kv_events_config(config.kv_events_config)  # refused before a model is loaded
     if config.allow_external_router:
         check_key(links.key)
-    pin_to_cores(config)
+    cores = pin_to_cores(config)
     listener = bind(config.host, config.port)  # first: a port in use should not cost a model load
-    parts = build_engine(config)
+    parts = build_engine(config, RankPlan(rank_program, cores))
     ask_for_short_slices()  # of this thread and those of the links; the engine's computes
     uvloop.run(_Instance(config, settings, links, tls, listener, parts).run(plans))
     return 0
@@ -183,6 +184,8 @@ class _Instance:
             if self._kv_events is not None:
                 await self._kv_events.close()
             await parts.driver.stop()
+            if parts.ranks is not None:
+                await asyncio.to_thread(parts.ranks.close)
             parts.cache.close()
 
     def _publisher(self) -> KVEventPublisher | None:

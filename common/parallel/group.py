@@ -25,7 +25,7 @@ from common.errors import ConfigError
 from common.model.shards import Shard
 
 HOST = "127.0.0.1"
-MEET_S = 600.0  # for all ranks to come: one may still be loading
+MEET_S = 60.0  # for all ranks to come: each has said that it is about to
 STEP_S = 20.0  # for a collective: the ranks do the same, so none comes much later than another
 
 _ERROR_HANDLING = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
@@ -38,9 +38,19 @@ class GroupRanks:
     After a collective that raised, the ranks have lost step: the group is of no more use.
     """
 
-    def __init__(self, group: Any, shard: Shard, device: torch.device, *, in_order: bool) -> None:
-        """`group`: a process group of torch's, of this device's backend."""
+    def __init__(
+        self,
+        group: Any,
+        shard: Shard,
+        device: torch.device,
+        *,
+        in_order: bool,
+        step_s: float = STEP_S,
+    ) -> None:
+        """`group`: a process group of torch's, of this device's backend. A collective of gloo's
+        that takes longer than `step_s` raises RuntimeError."""
         self._group = group
+        self._group._set_default_timeout(timedelta(seconds=step_s))
         self._shard = shard
         self._device = device
         self._in_order = in_order
@@ -93,16 +103,9 @@ class GroupRanks:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
-    def abort(self) -> None:
-        """Others that wait for us wait no more."""
-        self._group.abort()
-
     def _wait(self, work: Any) -> None:
         """Gloo's are waited for here; NCCL's only by the stream, and by NCCL's watchdog."""
-        if self._device.type == "cuda":
-            work.wait()
-        else:
-            work.wait(timedelta(seconds=STEP_S))
+        work.wait()
 
 
 def make_store(fd: int, num_ranks: int) -> Store:
@@ -110,7 +113,14 @@ def make_store(fd: int, num_ranks: int) -> Store:
     return FileStore(f"/proc/self/fd/{fd}", num_ranks)
 
 
-def make_group(store: Store, shard: Shard, device: torch.device, *, in_order: bool) -> GroupRanks:
+def make_group(
+    store: Store,
+    shard: Shard,
+    device: torch.device,
+    *,
+    in_order: bool,
+    step_s: float = STEP_S,
+) -> GroupRanks:
     """Blocks until all ranks have come. Raises RuntimeError if they do not.
 
     in_order:  add up by rank on a GPU as well (`--batch-invariant`)
@@ -118,7 +128,7 @@ def make_group(store: Store, shard: Shard, device: torch.device, *, in_order: bo
     prefixed = PrefixStore("ranks", store)
     if device.type == "cuda":
         return GroupRanks(_nccl(prefixed, shard, device), shard, device, in_order=in_order)
-    return GroupRanks(_gloo(prefixed, shard), shard, device, in_order=True)
+    return GroupRanks(_gloo(prefixed, shard), shard, device, in_order=True, step_s=step_s)
 
 
 def check_backend(device: torch.device, num_ranks: int) -> None:
@@ -129,6 +139,8 @@ def check_backend(device: torch.device, num_ranks: int) -> None:
             raise ConfigError(f"{flag}: torch sees {torch.cuda.device_count()} GPUs here")
         if not dist.is_available() or not dist.is_nccl_available():
             raise ConfigError(f"{flag} needs a torch with NCCL")
+    elif not hasattr(os, "memfd_create"):
+        raise ConfigError(f"{flag} needs Linux")
     elif not dist.is_available() or not dist.is_gloo_available():
         raise ConfigError(f"{flag} needs a torch with gloo")
 

@@ -27,6 +27,7 @@ from kv_transfer.producer import KVProducer
 from kv_transfer.setup import prefix_store, region_of, transport_of
 from kv_transfer.stored_prefix import StoredPrefix
 from prefill.worker import PrefillWorker
+from tests.common.parallel.in_processes import in_processes
 from tests.kv_transfer.ends import NEEDS_NIXL
 
 MODEL = str(Path(__file__).parent.parent.parent / "models" / "xpyd-demo")
@@ -128,12 +129,17 @@ class Pair:
 
 
 @contextlib.asynccontextmanager
-async def pair(connector="shm", block_sizes=(16, 16), quantization=(None, None), **settings):
-    """`block_sizes`, `quantization`: of the prefill and of the decode instance."""
+async def pair(
+    connector="shm", block_sizes=(16, 16), quantization=(None, None), num_ranks=(1, 1), **settings
+):
+    """`block_sizes`, `quantization`, `num_ranks`: of the prefill and of the decode instance."""
     proxy = Proxy()
     parts = [
-        build_engine(replace(CONFIG, block_size=size, quantization=how))
-        for size, how in zip(block_sizes, quantization, strict=True)
+        build_engine(
+            replace(CONFIG, block_size=size, quantization=how, tensor_parallel_size=count),
+            in_processes(count),
+        )
+        for size, how, count in zip(block_sizes, quantization, num_ranks, strict=True)
     ]
     for each in parts:
         each.driver.start(asyncio.get_running_loop())
@@ -186,6 +192,8 @@ async def pair(connector="shm", block_sizes=(16, 16), quantization=(None, None),
         await decode.close()
         for each in parts:
             await each.driver.stop()
+            if each.ranks is not None:
+                each.ranks.close()
             each.cache.close()
 
 
@@ -235,6 +243,46 @@ def test_block_sizes_may_differ(block_sizes):
                     make(f"again{length}", length, seed=2)
                 )
             assert (both.decode.counts.loads, both.decode.counts.recomputes) == (5, 0)
+            await both.at_rest()
+
+    asyncio.run(body())
+
+
+@pytest.fixture(scope="module")
+def one_rank():
+    """(requests, their tokens by an engine with one rank)"""
+    requests = [
+        make(f"r{i}", length, seed=i, temperature=0.8 * (i % 2), top_p=0.95)
+        for i, length in enumerate((1, 16, 33, 150))
+    ]
+
+    async def body():
+        async with pair() as both:
+            return [await both.whole(each) for each in requests]
+
+    return requests, asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "connector, num_ranks, block_sizes",
+    [
+        ("shm", (2, 1), (16, 16)),
+        ("shm", (1, 2), (32, 16)),
+        pytest.param("nixl", (2, 2), (16, 16), marks=NEEDS_NIXL),
+        ("shared_storage", (4, 1), (16, 16)),  # with more ranks than KV heads
+        ("nccl", (1, 2), (16, 16)),
+    ],
+)
+def test_instances_may_have_several_ranks(connector, num_ranks, block_sizes, one_rank, tmp_path):
+    """As many on both sides or not: same tokens, and decode computes no prompt."""
+    requests, expected = one_rank
+
+    async def body():
+        storage = {"storage_dir": str(tmp_path)} if connector == "shared_storage" else {}
+        async with pair(connector, block_sizes, num_ranks=num_ranks, **storage) as both:
+            found = await asyncio.gather(*(both.run(each) for each in requests))
+            assert found == expected
+            assert (both.decode.counts.loads, both.decode.counts.recomputes) == (4, 0)
             await both.at_rest()
 
     asyncio.run(body())

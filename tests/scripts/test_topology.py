@@ -64,6 +64,25 @@ def test_named_gpus_are_dealt_out_per_role():
     assert [p.env["CUDA_VISIBLE_DEVICES"] for p in made.instances] == ["4", "5", "6"]
 
 
+def test_an_instance_of_several_ranks_gets_as_many_gpus():
+    config = UpConfig(prefill=2, decode=1, prefill_tensor_parallel_size=2, decode_gpus="7")
+    made = plan(config, gpus=8)
+    assert [p.env["CUDA_VISIBLE_DEVICES"] for p in made.instances] == ["0,1", "2,3", "7"]
+    for process, sizes in zip(made.instances, (["2"], ["2"], []), strict=True):
+        named = [i for i, part in enumerate(process.argv) if part == "--tensor-parallel-size"]
+        assert [process.argv[i + 1] for i in named] == sizes
+    with pytest.raises(ConfigError, match="--prefill-tensor-parallel-size 2.*--prefill-gpus"):
+        plan(UpConfig(prefill_tensor_parallel_size=2, prefill_gpus="4"), gpus=8)
+
+
+def test_ranks_take_turns_where_there_are_too_few_cores():
+    made = plan(UpConfig(decode_tensor_parallel_size=2), cores=(0, 1))
+    assert not any("--cpu-cores" in process.argv for process in made.instances)
+    made = plan(UpConfig(decode_tensor_parallel_size=2), cores=(0, 1, 2, 3))
+    cores = [process.argv[process.argv.index("--cpu-cores") + 1] for process in made.instances]
+    assert cores == ["0,1", "2,3"]
+
+
 def test_without_a_list_gpus_are_used_in_turn():
     made = plan(UpConfig(prefill=1, decode=2), gpus=2)
     assert [p.env["CUDA_VISIBLE_DEVICES"] for p in made.instances] == ["0", "1", "0"]

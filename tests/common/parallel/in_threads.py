@@ -20,12 +20,10 @@ def in_ranks(num_ranks: int, work: Callable[[GroupRanks], T]) -> list[T]:
     store = HashStore()
     cpu = torch.device("cpu")
 
-    def run(rank: int) -> T:
-        ranks = make_group(store, Shard(rank, num_ranks), cpu, in_order=True)
-        try:
-            return work(ranks)
-        finally:
-            ranks.abort()
+    def join(rank: int) -> GroupRanks:
+        return make_group(store, Shard(rank, num_ranks), cpu, in_order=True)
 
     with ThreadPoolExecutor(num_ranks) as threads:
-        return list(threads.map(run, range(num_ranks), timeout=120.0))
+        # Kept until all are done: nobody closes its connections under another's hands.
+        groups = list(threads.map(join, range(num_ranks), timeout=120.0))
+        return list(threads.map(work, groups, timeout=120.0))
