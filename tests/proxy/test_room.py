@@ -50,11 +50,11 @@ def test_decoding_needs_a_seat():
 
 def test_for_a_key_that_runs_nothing_there_is_a_little_more_room():
     only = replace(WANT, is_only=True)
-    taken = replace(D, num_requests=6)
-    assert room(replace(P, queued_tokens=1000), taken, want=only)
-    assert not room(replace(P, queued_tokens=4000), taken, want=only)
-    assert not room(P, replace(D, num_requests=8), want=only)
-    assert not room(replace(P, free_blocks=3), D, want=only)
+    taken = changed(D, num_requests=6)
+    assert room(changed(P, queued_tokens=1000), taken, want=only)
+    assert not room(changed(P, queued_tokens=4000), taken, want=only)
+    assert not room(P, changed(D, num_requests=8), want=only)
+    assert not room(changed(P, free_blocks=3), D, want=only)
 
 
 def test_where_prompts_are_decoded_our_own_count_of_them_matters():
