@@ -151,6 +151,7 @@ class Engine:
         sequence = self._sequences.get(request_id)
         if sequence is not None:
             sequence.is_unconfirmed = False
+            self._publisher.name_full_blocks(sequence)
 
     def prepare(self, constraint: Constraint) -> None:
         """A request with it will come: compile it meanwhile."""

@@ -67,7 +67,8 @@ def test_a_proxy_sends_prompts_where_their_prefix_is(tmp_path):
             for turn in range(4):
                 for prefix in prefixes:
                     prompt = [*prefix, *range(200 + turn * 20, 220 + turn * 20)]
-                    await made.generate(made.url, prompt, max_tokens=2, temperature=0)
+                    # Long enough for D to hear, before the end, that what it has read is right.
+                    await made.generate(made.url, prompt, max_tokens=24, temperature=0)
             status = await made.get(f"{made.url}/status")
             assert status["prefixes"]["instances_followed"] == 3
             assert status["prefixes"]["cached_tokens_routed"] == 3 * 5 * 160

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -108,7 +107,7 @@ def _list(vectors: Vectors, model: str, rows: list[dict[str, Any]]) -> dict[str,
 def _shown(vector: Vector, encoding_format: str) -> list[float] | str:
     if encoding_format == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    numbers: list[float] = vector.astype(np.float64).tolist()
+    numbers: list[float] = vector.astype("<f8").tolist()
     return numbers
 
 

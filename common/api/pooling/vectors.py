@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from common.api.context import RequestInfo
 from common.api.generation import Demand, Generation, Prompt, Service
@@ -21,7 +19,12 @@ from common.errors import BadRequest, XpydError
 from common.request import PooledOutput
 from common.text import TextModel
 
-Vector = NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# numpy is imported where it is used: most servers never give vectors.
+Vector: TypeAlias = "NDArray[np.float32]"
 
 
 class Vectors:
@@ -61,6 +64,8 @@ class Vectors:
 
     async def compute(self) -> list[Vector]:
         """In the order of the prompts, as the model made them."""
+        import numpy as np
+
         found: dict[int, Vector] = {}
         async with aclosing(self._generation.pieces()) as pieces:
             async for piece in pieces:
@@ -87,6 +92,8 @@ def pooled_of(card: ModelCard) -> PooledOutput:
 
 
 def embedding(vector: Vector, pooled: PooledOutput, dimensions: int | None = None) -> Vector:
+    import numpy as np
+
     shortened = vector if dimensions is None else vector[:dimensions]
     if not pooled.is_normalized:
         return shortened
@@ -94,6 +101,8 @@ def embedding(vector: Vector, pooled: PooledOutput, dimensions: int | None = Non
 
 
 def cosine(first: Vector, second: Vector) -> float:
+    import numpy as np
+
     lengths = _length(first) * _length(second)
     product = np.dot(first.astype(np.float64), second.astype(np.float64))
     return float(product / max(lengths, 1e-12))
@@ -101,6 +110,8 @@ def cosine(first: Vector, second: Vector) -> float:
 
 def probabilities(scores: Vector) -> Vector:
     """Of a classifier's labels; of one with a single label, that one's."""
+    import numpy as np
+
     wide = scores.astype(np.float64)
     if len(wide) == 1:
         return np.asarray(1.0 / (1.0 + np.exp(-wide)), dtype=np.float32)
@@ -109,4 +120,6 @@ def probabilities(scores: Vector) -> Vector:
 
 
 def _length(vector: Vector) -> float:
+    import numpy as np
+
     return float(np.linalg.norm(vector.astype(np.float64)))
