@@ -8,6 +8,7 @@ import time
 from collections import Counter
 
 import pytest
+import zmq
 from msgspec.structs import replace
 
 from benchmarks.standin_instance import Standin, StandinInstance
@@ -311,6 +312,18 @@ def test_an_instance_that_comes_back_takes_over():
     run(scenario())
 
 
+async def started_at(port):
+    """A closed socket's port is free again a moment later."""
+    for attempt in range(200):
+        instance = StandinInstance(Standin("both", "b", endpoint_port=port))
+        try:
+            await instance.start()
+            return instance
+        except zmq.ZMQError:
+            assert attempt < 199
+            await asyncio.sleep(0.05)
+
+
 def test_a_restart_at_the_same_endpoint_is_a_new_incarnation():
     async def scenario():
         port = free_port()  # not one that the kernel may give to somebody else meanwhile
@@ -318,8 +331,7 @@ def test_a_restart_at_the_same_endpoint_is_a_new_incarnation():
             request = asyncio.ensure_future(collect(fleet, make_request(max_tokens=100)))
             await until(lambda: bool(old.sequences))
             await old.close()
-            new = StandinInstance(Standin("both", "b", endpoint_port=port))
-            await new.start()
+            new = await started_at(port)
             assert await asyncio.wait_for(request, 10) == answer(100)
             assert fleet.membership.members["b"].info.incarnation == new.info.incarnation
             await new.close()
