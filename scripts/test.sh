@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 # (what the processes under test log is part of what is tested: leave XPYD_LOG_LEVEL alone)
 export XPYD_CLIENTS_PYTHON=${XPYD_CLIENTS_PYTHON:-$PWD/.venv-clients/bin/python}
 if [ $# -eq 0 ]; then
-    # A file's tests share servers, so a file stays in one process.
+    # Tests that share servers stay in one process (tests/conftest.py).
     set -- -m "not gpu and not long" -n auto --maxprocesses 4 --dist loadfile
 fi
 exec .venv/bin/python -m pytest -q "$@"

@@ -3,7 +3,9 @@ and Triton kernels run under Triton's interpreter where there is no GPU."""
 
 import os
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Before anything imports triton.
@@ -12,3 +14,16 @@ if not Path("/proc/driver/nvidia").exists():
 
 settings.register_profile("xpyd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("xpyd")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that share servers share a process, and come one after the other."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByServers(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "clients" if file.startswith("tests/clients/") else file
+
+    return ByServers(config, log)
