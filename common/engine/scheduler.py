@@ -26,6 +26,9 @@ from common.engine.turns import Turns
 
 # Prompt logprobs need logits for each token of a chunk: rows of vocabulary-many floats.
 MAX_PROMPT_LOGPROB_ROWS = 128
+# How much shorter steps are while flows compete, and for how many steps after.
+CONTEST_SHARE = 4
+CONTEST_STEPS = 64
 
 
 class Chunk(NamedTuple):
@@ -71,6 +74,7 @@ class Scheduler:
         self.ready: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.num_preemptions = 0
+        self._contested_steps = 0  # that are still to be short
 
     def __len__(self) -> int:
         return len(self.running) + len(self.ready) + len(self.waiting) + len(self.held)
@@ -122,7 +126,7 @@ class Scheduler:
         plan = Plan([], [], [])
         flows = {sequence.flow for queue in (self.running, self.ready) for sequence in queue}
         self._order = _rank if len(flows) == 1 else _key
-        budget = self._settings.max_num_batched_tokens
+        budget = self._budget(flows)
         budget -= self._schedule_decodes(plan)
         for sequence in self.running:
             if budget and sequence.num_to_compute > 1:
@@ -133,6 +137,16 @@ class Scheduler:
                 break
             budget -= self._run(admitted, budget, plan)
         return plan
+
+    def _budget(self, flows: set[int]) -> int:
+        """Tokens of this step. While flows compete, and for a while after, steps are short: whoever
+        comes waits for the step that runs, with whosever prompts in it."""
+        is_contested = len(flows | {sequence.flow for sequence in self.waiting}) > 1
+        self._contested_steps = CONTEST_STEPS if is_contested else max(0, self._contested_steps - 1)
+        whole = self._settings.max_num_batched_tokens
+        if not self._contested_steps:
+            return whole
+        return min(whole, max(whole // CONTEST_SHARE, 2 * self._settings.max_num_seqs))
 
     def ahead(self, sampled: list[Sequence]) -> Plan | None:
         """The step after one that is being computed and samples these; None: what it should be

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from common.engine.block_pool import BlockPool
 from common.engine.interface import EngineSettings
 from common.engine.prefix import PrefixHasher
-from common.engine.scheduler import Plan, Scheduler
+from common.engine.scheduler import CONTEST_STEPS, Plan, Scheduler
 from common.engine.sequence import Sequence, Stage
 from tests.common.engine.standin_model import make_request, must
 
@@ -109,6 +109,21 @@ def test_priority_then_first_come():
     for _ in range(4):
         world.step()
     assert world.finished == ["b", "c", "a", "d"]
+
+
+def test_steps_are_short_while_flows_compete_and_for_a_while_after():
+    world = World(num_blocks=2000, max_num_seqs=4, budget=64)
+
+    def tokens():
+        return sum(count for _, count in world.step().chunks)
+
+    world.add("guest", num_prompt=8, max_tokens=1, flow=2)
+    world.add("crowd", num_prompt=4000, max_tokens=1, flow=1)
+    for _ in range(CONTEST_STEPS):
+        assert tokens() == 16
+    assert tokens() == 64, "alone for long enough: all of the budget"
+    world.add("more", num_prompt=8, max_tokens=1, flow=1)
+    assert tokens() == 64, "its own prompts are no competition"
 
 
 def test_flows_take_turns_whatever_their_priority():
